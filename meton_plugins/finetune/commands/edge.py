@@ -1,0 +1,70 @@
+"""Where a command meets the chat: whatever happens inside, one calm answer and an exit code come out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FinetuneError
+from .options import HelpWanted
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+
+__all__ = ["guarded", "note", "say", "show_json"]
+
+_log = logging.getLogger(__name__)
+
+
+def say(host: Host, text: str, style: str = "") -> None:
+    """Print `text` exactly as it is: no markup, no emoji codes, no highlighting."""
+    if not host.json:
+        host.console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def note(host: Host, text: str) -> None:
+    """A dim line beside the result."""
+    say(host, text, "dim")
+
+
+def show_json(host: Host, value: Any) -> None:
+    """Print `value` as one JSON document."""
+    host.console.print(
+        json.dumps(value, ensure_ascii=False, indent=1, default=str),
+        markup=False, emoji=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def guarded(host: Host, work: Callable[[], int | None]) -> int:
+    """Run `work`; turn every way it can end into an exit code and at most one sentence. Never raises."""
+    try:
+        return work() or 0
+    except HelpWanted as wanted:
+        host.console.print(str(wanted).rstrip(), markup=False, emoji=False, highlight=False)
+        return 0
+    except FinetuneError as error:
+        return _fail(host, error.sentence, error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(host, "Interrupted.", 130)
+    except SystemExit as error:
+        return _fail(host, "The command tried to end the program; please report this.", int(error.code or 1))
+    except OSError as error:
+        _log.debug("command failed", exc_info=True)
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(host, f"The system refused: {error.strerror or error}{where}.", 1)
+    except Exception as error:
+        _log.exception("command failed")
+        return _fail(host, f"Unexpected {type(error).__name__}: {error}. Nothing was changed on purpose; please report this.", 1)
+
+
+def _fail(host: Host, sentence: str, code: int) -> int:
+    sentence = " ".join(sentence.split())
+    if host.json:
+        show_json(host, {"error": sentence})
+    else:
+        host.console.print(f"✗ {sentence}", style="red", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return code
+
+

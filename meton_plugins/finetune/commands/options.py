@@ -1,0 +1,95 @@
+"""Words and flags of a command: argparse that never ends the process, with flags made from the settings models."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel
+
+from ..errors import UsageError
+from ..settings import validated
+
+__all__ = ["HelpWanted", "Parser", "flags_of", "settings_from", "split"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class HelpWanted(Exception):
+    """`--help` was typed; the text is the help."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are UsageError and whose help is HelpWanted: neither prints, neither exits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+    def print_help(self, file: Any = None) -> None:
+        raise HelpWanted(self.format_help())
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise UsageError((message or "stopped").strip())
+
+
+def split(line: str) -> list[str]:
+    """The words of a command line, as a shell would split them; UsageError for an open quote."""
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"That line cannot be split into words ({error}): close the quote or write \\' for it.") from error
+
+
+def _kind(annotation: Any) -> Any:
+    """The plain type under Optional, Annotated and friends."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _kind(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return _kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
+    return annotation
+
+
+def flags_of(parser: argparse.ArgumentParser, model: type[BaseModel], *, only: Sequence[str] | None = None) -> None:
+    """Give `parser` one flag for each field of `model` (`ctx_size` is `--ctx-size`), help and default shown."""
+    group = parser.add_argument_group(model.__doc__.split(".")[0] if model.__doc__ else model.__name__)
+    for name, field in model.model_fields.items():
+        if only is not None and name not in only:
+            continue
+        kind = _kind(field.annotation)
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        text = f"{field.description}" + ("" if default is None else f" (default: {default})")
+        text = text.replace("%", "%%")
+        flag = "--" + name.replace("_", "-")
+        if kind is bool:
+            group.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif typing.get_origin(kind) is typing.Literal:
+            group.add_argument(flag, dest=name, choices=typing.get_args(kind), default=None, help=text)
+        else:
+            metavar = {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+            group.add_argument(flag, dest=name, metavar=metavar, default=None, help=text)
+
+
+def settings_from(namespace: argparse.Namespace, base: M) -> M:
+    """`base` with every flag that was given laid over it, validated; the error names the flag."""
+    given: dict[str, Any] = {}
+    for name, field in type(base).model_fields.items():
+        value = getattr(namespace, name, None)
+        if value is None:
+            continue
+        if typing.get_origin(_kind(field.annotation)) is tuple and isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        given[name] = value
+    try:
+        return validated(type(base), {**base.model_dump(), **given}, "flags")
+    except Exception as error:
+        raise UsageError(str(error).replace("flags: ", "--", 1).replace("_", "-")) from error

@@ -1,0 +1,135 @@
+"""Everything that a user can set. Flags, help, settings.toml, plugin.toml and the docs table come from these models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "BuildSettings",
+    "HarvestSettings",
+    "ServeSettings",
+    "Settings",
+    "TrainSettings",
+    "load",
+    "one_sentence",
+    "validated",
+]
+
+M = TypeVar("M", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+#: All the projections of a transformer block that the engine can adapt.
+PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TrainSettings(_Options):
+    """How a LoRA is trained. The defaults suit 50 to 5,000 chats."""
+
+    ctx_size: int = Field(1024, ge=8, le=131072, description="longest row in tokens; longer examples are left out")
+    batch_size: int = Field(1, ge=1, le=1024, description="rows whose gradients make one step")
+    epochs: int = Field(3, ge=1, le=10000, description="times through the training examples")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="peak learning rate")
+    lora_rank: int = Field(16, ge=1, le=1024, description="rank of the adapter")
+    lora_alpha: float = Field(32, gt=0, le=4096, description="scale of the adapter: alpha / rank")
+    lora_targets: tuple[str, ...] = Field(PROJECTIONS, description="projections to adapt, separated by commas")
+    warmup: Fraction = Field(0.05, description="part of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients longer than this are scaled down; 0 for never")
+    seed: int = Field(42, ge=0, lt=2**32, description="decides first weights and shuffling")
+    save_steps: int = Field(50, ge=1, description="steps between two checkpoints")
+    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0 for one a core")
+    chat_template: str | None = Field(
+        None, description="chatml, llama-2, llama-3, deepseek or a Jinja file, where the base has no chat template"
+    )
+    template: str = Field("basic", description="Modelfile template whose SYSTEM is in every row")
+
+    def model_post_init(self, _context: object) -> None:
+        unknown = [name for name in self.lora_targets if name not in PROJECTIONS]
+        if unknown or not self.lora_targets:
+            raise ValueError(f"lora_targets takes {', '.join(PROJECTIONS)}, not {', '.join(unknown) or 'nothing'}")
+
+
+class BuildSettings(_Options):
+    """Which examples of the library go into a dataset."""
+
+    min_length: int = Field(1, ge=0, description="shortest answer, in characters")
+    max_length: int = Field(20000, ge=1, description="longest question and answer together, in characters")
+    filter_keyword: str | None = Field(None, description="only examples that mention this word")
+    quality_threshold: Fraction = Field(0.5, description="lowest quality score")
+    unrated: bool = Field(False, description="take unrated candidates too")
+    context_turns: int = Field(2, ge=0, le=20, description="earlier turns of the conversation put before a question")
+    form: Literal["meton", "plain"] = Field(
+        "meton", description="meton: answers keep Meton's THOUGHT/ACTION/ANSWER form; plain: text alone"
+    )
+
+
+class HarvestSettings(_Options):
+    """What is taken from conversations."""
+
+    enabled: bool = Field(True, description="harvest conversations into the library")
+    conversations_dir: Path | None = Field(None, description="folder of conversation files; the host's by default")
+
+
+class ServeSettings(_Options):
+    """The Ollama server and the host's configuration."""
+
+    ollama_host: str | None = Field(None, description="server address; OLLAMA_HOST by default")
+    config: Path | None = Field(None, description="config.yaml whose slots are swapped; the host's by default")
+
+
+class Settings(_Options):
+    """settings.toml."""
+
+    base: str | None = Field(None, description="base model to train on: a GGUF file or the name of an Ollama model")
+    train: TrainSettings = TrainSettings()
+    build: BuildSettings = BuildSettings()
+    harvest: HarvestSettings = HarvestSettings()
+    serve: ServeSettings = ServeSettings()
+
+
+def one_sentence(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in plain words."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"]) or "value"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {name!r}"
+    return f"{name}: {message[:1].lower()}{message[1:]}"
+
+
+def validated(model: type[M], values: dict[str, Any], where: str) -> M:
+    """`values` as a `model`; ConfigError names `where` they came from."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {one_sentence(error)}.") from error
+
+
+def load(path: Path) -> Settings:
+    """settings.toml at `path`, or the defaults where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}).") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML ({error}): mend it, or move it away for the defaults.") from error
+    return validated(Settings, values, str(path))

@@ -1,0 +1,1 @@
+"""How a plugin meets its host. Knows nothing of fine-tuning."""

@@ -1,0 +1,104 @@
+"""What a plugin and a host say to each other: types only, no behaviour, no heavy imports.
+
+A host (Meton, or our own console) implements `Host`; a plugin's `register(host)` adds commands and tools to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Effect(str, Enum):
+    """What an agent tool does to the user's things."""
+
+    READ = "read"
+    WRITE = "write"
+    LONG_RUNNING = "long-running"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A slash command.
+
+    `run` gets the text after the command's word, untouched, and returns an exit code (0 is success). It never raises.
+    `verbs` are its sub-words, for completion and help. `aliases` are other words that stand for `name` plus a verb.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[str], int]
+    verbs: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """A tool that the host's agent may call: text in, text out.
+
+    `asks` says that the host's user is asked before anything happens.
+    """
+
+    name: str
+    description: str
+    effect: Effect
+    asks: bool
+    run: Callable[[str], str]
+
+
+@runtime_checkable
+class SlotStore(Protocol):
+    """Where a host keeps the names of the models that it uses (config.yaml, and the live session where there is one)."""
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the slots."""
+
+    def read(self) -> dict[str, str]:
+        """Slot name to model name, as they stand now."""
+
+    def write(self, slot: str, model: str, *, expected: str) -> None:
+        """Compare and swap: put `model` into `slot`, provided that it still holds `expected`."""
+
+
+class Host(Protocol):
+    """What a plugin may use of the program that it lives in."""
+
+    @property
+    def name(self) -> str:
+        """`console`, `meton`."""
+
+    @property
+    def console(self) -> Console:
+        """Where commands print."""
+
+    @property
+    def data_dir(self) -> Path:
+        """The plugin's own folder."""
+
+    @property
+    def conversations_dir(self) -> Path | None:
+        """Where the host saves its conversations; None where it has none."""
+
+    @property
+    def slots(self) -> SlotStore | None:
+        """None where the host has no configuration to swap models in."""
+
+    @property
+    def json(self) -> bool:
+        """Whether results are wanted as JSON, for machines."""
+
+    def ask(self, question: str) -> bool | None:
+        """Ask the user a yes/no question. None where nobody can answer (no terminal, or not the main thread)."""
+
+    def add_command(self, command: Command) -> None:
+        """Offer a slash command."""
+
+    def add_tool(self, tool: ToolSpec) -> None:
+        """Offer a tool to the agent."""
