@@ -1,0 +1,133 @@
+"""The form in which Meton's agent reads a model: THOUGHT, ACTION, ACTION_INPUT, ANSWER.
+
+Rows for training and questions to a tuned model use the same short prompt, in place of Meton's 56,000 characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .turn import Message, ToolUse
+
+__all__ = ["COMPACT_INSTRUCTIONS", "Step", "parse", "prompt", "score", "wrap"]
+
+COMPACT_INSTRUCTIONS: Final = """\
+You are Meton, a local coding assistant. Reply in four parts:
+THOUGHT: what to do next
+ACTION: a tool's name, or NONE
+ACTION_INPUT: JSON for the tool, or empty
+ANSWER: the final answer, or empty while a tool is needed"""
+
+TAIL: Final = "Reply with THOUGHT, ACTION, ACTION_INPUT and ANSWER."
+
+#: Meton shows its agent this much of each earlier message; a longer one would train on what is never served.
+CONTEXT_LIMIT: Final = 200
+
+#: A whole file read by a tool would push the answer out of the training context.
+TOOL_LIMIT: Final = 2000
+
+THOUGHT: Final = "I can answer this directly."
+
+SECTIONS: Final = ("THOUGHT", "ACTION", "ACTION_INPUT", "ANSWER")
+
+#: A section's head at a line's start, also as models decorate it: `**ANSWER:**`, `### Answer:`, `> ANSWER :`.
+_HEAD: Final = re.compile(
+    r"^[ \t>#*_`-]{0,8}(THOUGHT|ACTION[ _]INPUT|ACTION|ANSWER)[*_`]{0,3}[ \t]*:[*_`]{0,3}", re.MULTILINE | re.IGNORECASE
+)
+_EXACT: Final = re.compile(r"^(THOUGHT|ACTION_INPUT|ACTION|ANSWER):", re.MULTILINE)
+_FENCE: Final = re.compile(r"\A\s*```[\w-]*[ \t]*\n(.*?)\n?```\s*\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reply of the agent's model. `action` is None where no tool is wanted."""
+
+    thought: str = ""
+    action: str | None = None
+    action_input: str = ""
+    answer: str = ""
+
+
+def parse(text: str) -> Step | None:
+    """The step in `text`; None where it holds neither an answer nor a tool to run.
+
+    Fences around the whole reply and decorated or missing heads are forgiven. All after ANSWER belongs to the answer,
+    as Meton reads it.
+    """
+    parts = _parts(_unfenced(text))
+    action: str | None = parts.get("ACTION", "").split("\n")[0].strip().strip("*_`\"'[]<>").strip()
+    if not action or action.upper() in ("NONE", "N/A", "NULL"):
+        action = None
+    answer = parts.get("ANSWER", "")
+    if not answer and action is None:
+        return None
+    return Step(parts.get("THOUGHT", ""), action, _unfenced(parts.get("ACTION_INPUT", "")).strip(), answer)
+
+
+def wrap(answer: str, thought: str = THOUGHT) -> str:
+    """`answer` as a final step in the form; a text that is already one is left as it is."""
+    answer = answer.strip()
+    if score(answer) == 1.0:
+        return answer
+    # A head inside the thought would end it early when Meton reads the step.
+    thought = " ".join(re.sub(r"(THOUGHT|ACTION|ACTION_INPUT|ANSWER):", r"\1", thought).split())
+    return f"THOUGHT: {thought}\nACTION: NONE\nACTION_INPUT:\nANSWER: {answer}"
+
+
+def prompt(question: str, context: Sequence[Message] = (), tools: Sequence[ToolUse] = ()) -> str:
+    """What the model is asked: instructions, earlier messages and tool results as Meton shows them, the question."""
+    parts = [COMPACT_INSTRUCTIONS]
+    if context:
+        lines = [f"{message.role.upper()}: {_cut(message.content, CONTEXT_LIMIT)}" for message in context]
+        parts.append("\n".join(["Recent Conversation:", *lines]))
+    parts.append(f"User Query: {question.strip()}")
+    if tools:
+        lines = [f"- {tool.name}: {_cut(tool.output, TOOL_LIMIT)}" for tool in tools]
+        parts.append("\n".join(["Previous Tool Calls:", *lines]))
+    parts.append(TAIL)
+    return "\n\n".join(parts)
+
+
+def score(text: str) -> float:
+    """How well `text` keeps the form, 0 to 1.
+
+    0: Meton would find nothing to show or do. Half for an answer or action that can be found by its exact head, the
+    rest for each of the four heads exactly written, once before ANSWER, in their order.
+    """
+    step = parse(text)
+    if step is None:
+        return 0.0
+    heads = [match.group(1) for match in _EXACT.finditer(text)]
+    if "ANSWER" in heads:
+        heads = heads[: heads.index("ANSWER") + 1]
+    found = 0.5 if ("ANSWER" if step.answer else "ACTION") in heads else 0.2
+    kept = [head for head in SECTIONS if heads.count(head) == 1]
+    in_order = kept == [head for head in heads if head in kept]
+    exact = 0.5 * len(kept) / len(SECTIONS) * (1.0 if in_order else 0.5)
+    leading = 1.0 if text.lstrip().startswith("THOUGHT:") or not heads else 0.9
+    return round((found + exact) * leading, 4)
+
+
+def _parts(text: str) -> dict[str, str]:
+    parts: dict[str, str] = {}
+    matches = list(_HEAD.finditer(text))
+    for index, match in enumerate(matches):
+        name = match.group(1).upper().replace(" ", "_")
+        if name == "ANSWER":
+            parts[name] = text[match.end() :].strip()
+            break
+        end = matches[index + 1].start() if index + 1 < len(matches) else len(text)
+        parts.setdefault(name, text[match.end() : end].strip())
+    return parts
+
+
+def _unfenced(text: str) -> str:
+    match = _FENCE.match(text)
+    return match.group(1) if match and "```" not in match.group(1) else text
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."

@@ -1,0 +1,8 @@
+"""The examples that the user's conversations gave, and what he thinks of them."""
+
+from __future__ import annotations
+
+from .records import Example
+from .store import Library
+
+__all__ = ["Example", "Library"]
