@@ -1,0 +1,1 @@
+"""From conversations to examples in the library."""
