@@ -72,7 +72,7 @@ class BuildSettings(_Options):
     filter_keyword: str | None = Field(None, description="only examples that mention this word")
     quality_threshold: Fraction = Field(0.5, description="lowest quality score")
     unrated: bool = Field(False, description="take unrated candidates too")
-    context_turns: int = Field(2, ge=0, le=20, description="earlier turns of the conversation put before a question")
+    context_turns: int = Field(2, ge=0, le=4, description="earlier turns of the conversation put before a question")
     form: Literal["meton", "plain"] = Field(
         "meton", description="meton: answers keep Meton's THOUGHT/ACTION/ANSWER form; plain: text alone"
     )

@@ -1,0 +1,204 @@
+"""Building a dataset: sift, split, put into form, freeze."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .. import form
+from ..errors import DataError
+from ..library import Example, Library
+from ..library.records import Split
+from ..paths import check_name, private_dir, replacing, sync_dir, write_json
+from ..settings import BuildSettings
+from ..turn import Message
+from .funnel import Funnel, sift
+from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, TokenStats, read_manifest
+from .split import assign
+
+__all__ = ["NAMES", "CountTokens", "Plan", "build", "plan", "rows"]
+
+#: Tokens of each chat, as a base's tokenizer and chat template count them.
+CountTokens = Callable[[list[list[Message]]], list[int]]
+
+#: Folder of files that each hold the id of the dataset they are named after.
+NAMES: Final = "names"
+
+#: A build that was killed leaves its folder; one this old is no living build's.
+STALE_SECONDS: Final = 3600
+
+
+@dataclass
+class Plan:
+    """What a build would freeze: the sifted examples and the side of every example of their groups."""
+
+    funnel: Funnel
+    splits: dict[str, Split]
+
+    def side(self, split: Split) -> list[Example]:
+        """The dataset's examples on one side, oldest first."""
+        return [example for example in self.funnel.kept if self.splits[example.id] == split]
+
+
+def plan(library: Library, settings: BuildSettings) -> Plan:
+    """What `build` would do, with nothing written; DataError where nothing would be left."""
+    examples = sorted(library.find(), key=lambda example: (example.at, example.id))
+    funnel = sift(examples, settings)
+    funnel.check()
+    made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}))
+    if not made.side("train"):
+        raise DataError(
+            f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out: "
+            "rate answers of other conversations."
+        )
+    return made
+
+
+def build(
+    library: Library,
+    settings: BuildSettings,
+    out: Path,
+    *,
+    name: str | None = None,
+    base: dict[str, Any] | None = None,
+    count_tokens: CountTokens | None = None,
+) -> Manifest:
+    """Freeze the examples that `settings` choose under `out`/<id>; the same content gives the same id and bytes.
+
+    The library remembers the side of the split for every conversation used. With `count_tokens`, the manifest holds
+    token statistics for `base`. DataError where the filters leave nothing.
+    """
+    if name is not None:
+        check_name(name, "dataset")
+    made = plan(library, settings)
+    library.assign(made.splits)
+    sides = {split: rows(made.side(split), settings) for split in FILES}
+    content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
+    content[PAIRS] = _lines(_pairs(made, settings))
+    files = {file: _entry(raw) for file, raw in content.items()}
+    recipe = {"version": 1, "settings": settings.model_dump(), "files": {n: f.sha256 for n, f in files.items()}}
+    every = [row for side in sides.values() for row in side]
+    tokens = None
+    if count_tokens is not None:
+        tokens = TokenStats.of(base or {}, every, count_tokens([row.messages for row in every]))
+    manifest = Manifest(
+        id=hashlib.sha256(_canonical(recipe)).hexdigest()[:12],
+        settings=settings,
+        funnel=made.funnel.stages,
+        counts={**{split: len(side) for split, side in sides.items()}, "pairs": files[PAIRS].lines},
+        sessions={split: len({row.session for row in side}) for split, side in sides.items()},
+        secrets=dict(made.funnel.secrets),
+        files=files,
+        tokens=tokens,
+    )
+    manifest = _freeze(out, manifest, content)
+    if name is not None:
+        private_dir(out / NAMES)
+        with replacing(out / NAMES / name, "w") as file:
+            file.write(manifest.id + "\n")
+    return manifest
+
+
+def rows(examples: Sequence[Example], settings: BuildSettings) -> list[Row]:
+    """The chats that are trained on, in the form that `settings` want."""
+    return [
+        Row(
+            id=example.id,
+            session=example.session,
+            messages=[*_prompt(example, settings), Message(role="assistant", content=_said(example.target, settings))],
+        )
+        for example in examples
+    ]
+
+
+def _prompt(example: Example, settings: BuildSettings) -> list[Message]:
+    context = example.context[-2 * settings.context_turns :] if settings.context_turns else ()
+    if settings.form == "meton":
+        return [Message(role="user", content=form.prompt(example.question, context, example.tools))]
+    question = example.question
+    if example.tools:
+        results = "\n".join(f"- {tool.name}: {tool.output[: form.TOOL_LIMIT]}" for tool in example.tools)
+        question = f"{question}\n\nTool results:\n{results}"
+    return [*context, Message(role="user", content=question)]
+
+
+def _said(answer: str, settings: BuildSettings) -> str:
+    return form.wrap(answer) if settings.form == "meton" else answer
+
+
+def _pairs(made: Plan, settings: BuildSettings) -> list[dict[str, Any]]:
+    """Corrections beside what they replaced; `split` says which pairs may ever be trained on."""
+    return [
+        {
+            "id": example.id,
+            "session": example.session,
+            "split": made.splits[example.id],
+            "prompt": [message.model_dump() for message in _prompt(example, settings)],
+            "chosen": _said(example.target, settings),
+            "rejected": _said(example.rejected, settings),
+        }
+        for example in made.funnel.kept
+        if example.rejected is not None
+    ]
+
+
+def _freeze(out: Path, manifest: Manifest, content: dict[str, bytes]) -> Manifest:
+    """Write the folder under a temporary name and rename it; one that is there already only gains token counts."""
+    private_dir(out)
+    final = out / manifest.id
+    if (final / MANIFEST).exists():
+        return _refresh(final, manifest)
+    _sweep(out)
+    temporary = private_dir(out / f".{manifest.id}.{os.getpid()}.tmp")
+    try:
+        for file, raw in content.items():
+            with replacing(temporary / file) as handle:
+                handle.write(raw)
+        write_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
+        if final.exists():
+            # A folder without a manifest is no dataset: somebody removed parts of it.
+            shutil.rmtree(final)
+        temporary.rename(final)
+    except OSError:
+        # Another session may have frozen the same content a moment ago.
+        if not (final / MANIFEST).exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_dir(out)
+    return manifest
+
+
+def _refresh(final: Path, manifest: Manifest) -> Manifest:
+    if manifest.tokens is None:
+        manifest = read_manifest(final)
+    else:
+        write_json(final / MANIFEST, manifest.model_dump(mode="json"))
+    # `latest` is the one built last, also where it was there before.
+    os.utime(final / MANIFEST)
+    return manifest
+
+
+def _sweep(out: Path) -> None:
+    for path in out.glob(".*.tmp"):
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _entry(raw: bytes) -> FileEntry:
+    return FileEntry(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw), lines=raw.count(b"\n"))
+
+
+def _lines(values: Sequence[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(value, ensure_ascii=False).encode() + b"\n" for value in values)
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
