@@ -1,0 +1,61 @@
+"""The base model that a user named: a GGUF file, or a model that the local Ollama server already has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import ModelError, NotFound, ServerError
+from .names import full_name
+
+if TYPE_CHECKING:
+    from .ollama import Server, Show
+
+__all__ = ["Base", "resolve_base"]
+
+
+class Base(NamedTuple):
+    """A readable GGUF, and what the server says about it where it comes from there."""
+
+    path: Path
+    name: str | None = None
+    show: Show | None = None
+
+
+def resolve_base(text: str, server: Server | None) -> Base:
+    """A path that exists, else a model that `server` lists. The blob is only ever read, in its place."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder: name the GGUF file in it.")
+    if path.exists():
+        return Base(_readable(path.resolve(), str(path)))
+    if text.endswith(".gguf") or text.startswith((".", "/", "~")) or text.count("/") > 2:
+        raise NotFound(f"There is no file {path}.")
+    if server is None:
+        raise NotFound(f"There is no file {path}, and no Ollama server was asked for a model of that name.")
+    name = full_name(text)
+    try:
+        listed = server.exists(name)
+    except ServerError as error:
+        raise ServerError(f"There is no file {text}, and a model of that name needs the server: {error}") from error
+    if not listed:
+        raise NotFound(f"There is no file {text}, and Ollama has no model {name}: type `ollama pull {name}`.")
+    show = server.show(name)
+    if show.remote:
+        raise ModelError(f"{name} runs on somebody else's machine, so its weights are not here: pull a local model.")
+    if show.format and show.format != "gguf":
+        raise ModelError(f"{name} is kept as {show.format}, and only a GGUF can be tuned: pull another build of it.")
+    blob = show.blob
+    if blob is None:
+        raise ModelError(f"The Ollama server does not say where the GGUF of {name} is: name the file itself.")
+    if not blob.exists():
+        where = "on another machine or in a container" if server.warning else "in a place this user cannot see"
+        raise NotFound(f"The server keeps {name} {where} ({blob}): copy the GGUF to this machine and name the copy.")
+    return Base(_readable(blob, name), name, show)
+
+
+def _readable(path: Path, what: str) -> Path:
+    if not os.access(path, os.R_OK):
+        raise ModelError(f"You may not read {what} ({path}): ask for the right, or name a copy that is yours.")
+    return path
