@@ -78,7 +78,6 @@ def build(
     if name is not None:
         check_name(name, "dataset")
     made = plan(library, settings)
-    library.assign(made.splits)
     sides = {split: rows(made.side(split), settings) for split in FILES}
     content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
@@ -98,6 +97,7 @@ def build(
         files=files,
         tokens=tokens,
     )
+    library.assign(made.splits)
     manifest = _freeze(out, manifest, content)
     if name is not None:
         private_dir(out / NAMES)

@@ -25,6 +25,9 @@ BUSY_SECONDS: Final = 30.0
 #: Hexadecimal digits of an id: short to type, and 100,000 examples still meet a clash only once in 200 libraries.
 ID_LENGTH: Final = 10
 
+#: A beginning of an id shorter than this is more likely a slip than a name.
+SHORTEST: Final = 4
+
 _COLUMNS: Final = "id, session, at, source, model, question, answer, context, tools, score, correction, rated_at, split"
 
 
@@ -98,7 +101,7 @@ class Library:
             )
 
     def get(self, name: str) -> Example:
-        """The example of this id, or of the only id that begins so; NotFound otherwise."""
+        """The example of this id, or of the only id that begins so (four characters or more); NotFound otherwise."""
         with self._reading() as connection:
             return _one(connection, name)
 
@@ -229,7 +232,7 @@ def _one(connection: sqlite3.Connection, name: str) -> Example:
     # A range over the key's index, not a pattern: a rating reads one row of a large library, not all of them.
     query = f"SELECT {_COLUMNS} FROM examples WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 2"
     name = storable(name).lower()
-    rows = connection.execute(query, (name, name + "~")).fetchall() if name else []
+    rows = connection.execute(query, (name, name + "~")).fetchall() if len(name) >= SHORTEST else []
     if len(rows) > 1 and rows[0][0] != name:
         raise NotFound(f"More than one example begins with {name[:40]!r}: type more of its id.")
     if not rows:

@@ -1,0 +1,238 @@
+"""`/dataset`: rate, fix, harvest, look, build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ...host.api import Command
+from ..errors import EngineError, FinetuneError, UsageError
+from ..settings import BuildSettings, Settings, load
+from . import ratings
+from .edge import guarded, note, show_json
+from .options import HelpWanted, Parser, flags_of, settings_from, split
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..collect.harvest import HarvestReport
+    from ..curate.build import CountTokens
+    from ..library import Library
+    from ..paths import Home
+
+__all__ = ["ALIASES", "make"]
+
+#: Short forms: a word that stands for /dataset and these words.
+ALIASES: Final = {"/+": "rate good", "/-": "rate bad", "/fix": "fix"}
+
+SUMMARY: Final = "rate answers, look through the library, build datasets"
+
+Work = Callable[["Host", "Home", str], int]
+
+
+def make(host: Host, home: Home) -> Command:
+    """The command, for `host`, over the library in `home`."""
+
+    def run(text: str) -> int:
+        return guarded(host, lambda: _dispatch(host, home, text))
+
+    return Command(name="/dataset", summary=SUMMARY, run=run, verbs=tuple(VERBS), aliases=tuple(ALIASES))
+
+
+def _dispatch(host: Host, home: Home, text: str) -> int:
+    words = text.split(maxsplit=1)
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help", "help"):
+        lines = [f"  {name:10}{summary}" for name, (_, summary) in VERBS.items()]
+        short = ", ".join(f"{word} ({stands})" for word, stands in ALIASES.items())
+        raise HelpWanted("\n".join(["usage: /dataset VERB ...", "", *lines, "", f"Short forms: {short}."]))
+    if verb not in VERBS:
+        raise UsageError(f"/dataset has no word {verb[:40]!r}: it has {', '.join(VERBS)}.")
+    return VERBS[verb][0](host, home, words[1] if len(words) > 1 else "")
+
+
+def _harvest(host: Host, home: Home, rest: str) -> int:
+    parser = Parser(prog="/dataset harvest", description="Take conversation files into the library, each answer once.")
+    parser.add_argument("--conversations-dir", metavar="PATH", help="their folder; the host's by default")
+    words = parser.parse_args(split(rest))
+    folder = words.conversations_dir or load(home.settings).harvest.conversations_dir or host.conversations_dir
+    if folder is None:
+        raise UsageError("Say where the conversations are: /dataset harvest --conversations-dir PATH.")
+    with _library(home) as library:
+        report = _take(library, Path(folder).expanduser())
+    if host.json:
+        show_json(host, asdict(report))
+        return 0
+    from .dataset_views import harvested
+
+    harvested(host, report)
+    return 0
+
+
+def _list(host: Host, home: Home, rest: str) -> int:
+    parser = Parser(prog="/dataset list", description="Examples of the library, newest first.")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many; 0 for all (default: 20)")
+    parser.add_argument("--unrated", action="store_true", help="only those without a rating")
+    parser.add_argument("--search", metavar="TEXT", help="only those that hold this text")
+    words = parser.parse_args(split(rest))
+    if words.limit < 0:
+        raise UsageError("--limit takes a number from 0 up.")
+    with _library(home) as library:
+        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search)
+    if host.json:
+        show_json(host, [{**example.model_dump(), "status": example.status} for example in found])
+        return 0
+    from .dataset_views import listed
+
+    listed(host, found)
+    return 0
+
+
+def _show(host: Host, home: Home, rest: str) -> int:
+    parser = Parser(prog="/dataset show", description="One example whole, with the parts of its quality score.")
+    parser.add_argument("id", metavar="ID")
+    words = parser.parse_args(split(rest))
+    from ..curate.quality import judge
+
+    with _library(home) as library:
+        example = library.get(words.id)
+    quality = judge(example)
+    if host.json:
+        show_json(host, {**example.model_dump(), "status": example.status, "quality": asdict(quality)})
+        return 0
+    from .dataset_views import shown
+
+    shown(host, example, quality)
+    return 0
+
+
+def _stats(host: Host, home: Home, rest: str) -> int:
+    Parser(prog="/dataset stats", description="How the library stands.").parse_args(split(rest))
+    with _library(home) as library:
+        counts = library.counts()
+    if host.json:
+        show_json(host, counts.model_dump())
+        return 0
+    from .dataset_views import counted
+
+    counted(host, counts)
+    return 0
+
+
+def _build(host: Host, home: Home, rest: str) -> int:
+    parser = Parser(prog="/dataset build", description="Freeze the rated examples as a dataset to train on.")
+    flags_of(parser, BuildSettings)
+    parser.add_argument("--name", metavar="NAME", help="a name for it, beside its id")
+    parser.add_argument(
+        "--base", metavar="MODEL", help="count tokens as this base model does: a GGUF or an Ollama name"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be left, write nothing")
+    parser.add_argument("--conversations-dir", metavar="PATH", help="harvest this folder first")
+    words = parser.parse_args(split(rest))
+    settings = load(home.settings)
+    wanted = settings_from(words, settings.build)
+    from ..curate import dataset
+
+    with _library(home) as library:
+        harvest = _take(library, Path(words.conversations_dir).expanduser()) if words.conversations_dir else None
+        if words.dry_run:
+            return _planned(host, dataset.plan(library, wanted), harvest)
+        base, count, remark = _counter(settings, words.base)
+        try:
+            manifest = dataset.build(library, wanted, home.datasets, name=words.name, base=base, count_tokens=count)
+        except EngineError as error:
+            remark = f"tokens were not counted: {error.sentence}"
+            manifest = dataset.build(library, wanted, home.datasets, name=words.name)
+    path = home.datasets / manifest.id
+    if host.json:
+        value = {**manifest.model_dump(mode="json"), "path": str(path), "name": words.name, "note": remark}
+        show_json(host, {**value, "harvest": asdict(harvest) if harvest else None})
+        return 0
+    from .dataset_views import built, harvested
+
+    if harvest:
+        harvested(host, harvest)
+    built(host, manifest, path, words.name)
+    if remark:
+        note(host, remark)
+    return 0
+
+
+def _versions(host: Host, home: Home, rest: str) -> int:
+    Parser(prog="/dataset versions", description="The datasets built so far.").parse_args(split(rest))
+    from ..curate import dataset
+
+    found, names = dataset.versions(home), dataset.names(home)
+    if host.json:
+        show_json(host, [{"id": m.id, "names": [n for n in names if names[n] == m.id], **m.counts} for m in found])
+        return 0
+    from .dataset_views import versioned
+
+    versioned(host, found, names)
+    return 0
+
+
+def _planned(host: Host, plan: Any, harvest: HarvestReport | None) -> int:
+    sides = {side: len(plan.side(side)) for side in ("train", "validation", "heldout")}
+    stages = [stage.model_dump() for stage in plan.funnel.stages]
+    if host.json:
+        show_json(host, {"dry_run": True, "funnel": stages, "counts": sides})
+        return 0
+    from .dataset_views import funnel, harvested
+
+    if harvest:
+        harvested(host, harvest)
+    funnel(host, plan.funnel.stages, sides)
+    note(host, "nothing was frozen")
+    return 0
+
+
+def _counter(settings: Settings, named: str | None) -> tuple[dict[str, Any] | None, CountTokens | None, str | None]:
+    """Base, its token counter, and a remark where tokens will not be counted.
+
+    A base that was named on the command line must be there; one from the settings may be away.
+    """
+    text = named or settings.base
+    if text is None:
+        return None, None, None
+    try:
+        from ..engine.jobs import count_tokens
+        from ..serve.bases import resolve_base
+        from ..serve.ollama import Server
+
+        found = resolve_base(text, Server(settings.serve.ollama_host))
+    except (ImportError, EngineError) as error:
+        return None, None, f"tokens were not counted: {error}"
+    except FinetuneError as error:
+        if named:
+            raise
+        return None, None, f"tokens were not counted: {error.sentence}"
+    path = found.path
+    base = {"name": text, "file": path.name, "bytes": path.stat().st_size}
+    return base, lambda chats: count_tokens(path, chats, settings.train.chat_template), None
+
+
+def _take(library: Library, folder: Path) -> HarvestReport:
+    from ..collect.harvest import harvest
+    from ..curate.secrets import scrub
+
+    return harvest(library, folder, scrub)
+
+
+def _library(home: Home) -> Library:
+    from ..library import Library
+
+    return Library(home.library)
+
+
+VERBS: Final[dict[str, tuple[Work, str]]] = {
+    "rate": (ratings.rate, "score an answer: good, bad or 1 to 5"),
+    "fix": (ratings.fix, "put your own text in an answer's place"),
+    "harvest": (_harvest, "take conversation files into the library"),
+    "list": (_list, "examples, newest first"),
+    "show": (_show, "one example whole, with its quality score"),
+    "stats": (_stats, "how the library stands"),
+    "build": (_build, "freeze rated examples as a dataset"),
+    "versions": (_versions, "the datasets built so far"),
+}

@@ -1,0 +1,171 @@
+"""`/dataset rate` and `fix`: what the user thinks of an answer."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import NotFound, UsageError
+from ..library.records import score_of
+from .edge import note, say, show_json
+from .options import Parser, split
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..library import Example, Library
+    from ..paths import Home
+
+__all__ = ["fix", "rate"]
+
+#: Option or id before the text of a correction; an id is long and has a digit, so that no English word is one.
+_TURN: Final = re.compile(r"--turn(?:=|\s+)(\S+)(?:\s+|\Z)")
+_ID: Final = re.compile(r"(?=[a-f]*\d)([0-9a-f]{6,64})(?:\s+|\Z)")
+
+
+def rate(host: Host, home: Home, rest: str) -> int:
+    """Score the last answer, one before it, named ones, or all of a session."""
+    parser = Parser(
+        prog="/dataset rate", description="Rate answers: 4 and 5 train, 3 stays a candidate, 1 and 2 never."
+    )
+    parser.add_argument("score", metavar="good|bad|1..5", help="good is 5, bad is 1")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="examples, or session:ID; the last answer by default")
+    parser.add_argument("--turn", metavar="-N", help="the answer so many back: -1 is the last")
+    words = parser.parse_args(split(rest))
+    score = _score(words.score, words.ids)
+    if words.ids and words.turn is not None:
+        raise UsageError("Name examples or use --turn, not both.")
+    with _library(home) as library:
+        if words.ids:
+            names = [name for word in words.ids for name in _named(library, word)]
+        else:
+            names = [_back(library, words.turn).id]
+        rated = library.rate(list(dict.fromkeys(names)), score)
+    if host.json:
+        show_json(host, {"rated": [{"id": e.id, "score": e.score, "status": e.status} for e in rated]})
+    elif len(rated) == 1:
+        say(host, f"Rated {score}: {_short(rated[0].question)}")
+        note(host, f"{rated[0].id} · {_meaning(rated[0])}")
+    else:
+        say(host, f"Rated {score}: {len(rated)} answers")
+    return 0
+
+
+def fix(host: Host, home: Home, rest: str) -> int:
+    """Replace an answer by the user's words; without a text, in his editor."""
+    if rest.strip() in ("-h", "--help"):
+        usage = (
+            "usage: /dataset fix [ID] [--turn -N] [TEXT]\n\nThe text becomes the answer to learn, and the old answer "
+        )
+        raise _help(usage + "the rejected one.\nWithout a text the answer opens in $EDITOR.")
+    name, turn, text = _fix_words(rest)
+    from ..curate.secrets import scrub
+
+    with _library(home) as library:
+        example = library.get(name) if name else _back(library, turn)
+        if not text:
+            from .editor import edit
+
+            text = edit(example.target, home.root)
+        # Together with the answer, so that a secret that was there keeps its placeholder's number.
+        cleaned, secrets = scrub([*(message.content for message in example.context), example.question, text])
+        fixed = library.fix(example.id, cleaned[-1])
+    if host.json:
+        show_json(host, {"id": fixed.id, "score": fixed.score, "correction": fixed.correction, "secrets": secrets})
+        return 0
+    say(host, f"Fixed: {_short(fixed.question)}")
+    note(host, f"{fixed.id} · your text is what will be learned; the old answer is kept as the rejected one")
+    if secrets:
+        note(host, f"replaced before it was stored: {', '.join(sorted(secrets))}")
+    return 0
+
+
+def _library(home: Home) -> Library:
+    from ..library import Library
+
+    return Library(home.library)
+
+
+def _score(word: str, ids: list[str]) -> int:
+    """The score; `/+ 4` arrives as `good 4`, so a lone digit after the word makes it exact."""
+    score = score_of(word)
+    if word.lower() in ("good", "bad") and ids and re.fullmatch(r"[1-5]", ids[0]):
+        exact = int(ids.pop(0))
+        if abs(exact - score) > 2:
+            raise UsageError(f"{word} and {exact} contradict each other: type /dataset rate {exact}.")
+        return exact
+    return score
+
+
+def _named(library: Library, word: str) -> list[str]:
+    session = word.removeprefix("session:")
+    if session == word:
+        return [library.get(word).id]
+    found = library.find(session=session) if session else []
+    if not found:
+        raise NotFound(f"There is no session {session[:40]!r} in the library: see /dataset list.")
+    if len({example.session for example in found}) > 1:
+        raise NotFound(f"More than one session begins with {session[:40]!r}: type more of its id.")
+    return [example.id for example in found]
+
+
+def _back(library: Library, turn: str | None) -> Example:
+    """The answer `turn` back in the last session; the last one by default."""
+    match = re.fullmatch(r"-([1-9]\d{0,5})", turn or "-1")
+    if match is None:
+        raise UsageError(f"--turn counts back from the last answer: -1 is the last, not {turn!r}.")
+    answers = library.last_session()
+    if not answers:
+        raise NotFound("There is no answer to rate yet: take some in with /dataset harvest.")
+    number = int(match.group(1))
+    if number > len(answers):
+        raise NotFound(f"The last session has {len(answers)} answers, so there is no --turn -{number}.")
+    return answers[number - 1]
+
+
+def _fix_words(rest: str) -> tuple[str | None, str | None, str]:
+    """Id, turn and text. The text is taken as it was typed: an apostrophe in it opens no quote."""
+    name: str | None = None
+    turn: str | None = None
+    text = rest.strip()
+    while True:
+        if turn is None and (match := _TURN.match(text)):
+            turn = match.group(1)
+        elif name is None and (match := _ID.match(text)):
+            name = match.group(1)
+        else:
+            break
+        text = text[match.end() :]
+    if text == "--turn":
+        raise UsageError("--turn needs a number, such as -2.")
+    if name and turn:
+        raise UsageError("Name an example or use --turn, not both.")
+    if text[:1] in ("'", '"'):
+        # One quoted word is what a shell's command line turns into.
+        try:
+            words = split(text)
+        except UsageError:
+            words = []
+        if len(words) == 1:
+            text = words[0]
+    return name, turn, text
+
+
+def _meaning(example: Example) -> str:
+    match example.status:
+        case "usable":
+            return "will train"
+        case "candidate":
+            return "stays a candidate"
+        case "rejected":
+            return "will never train"
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def _help(text: str) -> Any:
+    from .options import HelpWanted
+
+    return HelpWanted(text)
