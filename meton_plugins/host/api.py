@@ -5,8 +5,8 @@ A host (Meton, or our own console) implements `Host`; a plugin's `register(host)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -28,14 +28,14 @@ class Command:
     """A slash command.
 
     `run` gets the text after the command's word, untouched, and returns an exit code (0 is success). It never raises.
-    `verbs` are its sub-words, for completion and help. `aliases` are other words that stand for `name` plus a verb.
+    `verbs` are its sub-words, for completion and help. `aliases` are words that stand for `name` and further words.
     """
 
     name: str
     summary: str
     run: Callable[[str], int]
     verbs: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

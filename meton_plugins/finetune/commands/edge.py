@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ...host.errors import HostError
 from ..errors import FinetuneError
 from .options import HelpWanted
 
@@ -46,6 +47,8 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
         return 0
     except FinetuneError as error:
         return _fail(host, error.sentence, error.exit_code)
+    except HostError as error:
+        return _fail(host, error.sentence, 1)
     except KeyboardInterrupt:
         return _fail(host, "Interrupted.", 130)
     except SystemExit as error:

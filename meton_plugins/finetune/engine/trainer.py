@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
+from filelock import FileLock
 
 from ..errors import DataError, EngineError
 from ..gguf.chat_template import template_for
@@ -31,7 +32,8 @@ __all__ = ["Training", "read_chats", "train"]
 
 Emit = Callable[..., None]
 #: "stop", "pause" or None: what the worker wants.
-Wanted = Callable[[], str | None]
+Wanted = Callable[[], "str | None"]
+OLD_CHILD_SECONDS: Final = 60
 
 
 def read_chats(path: Path, system: str) -> list[tuple[str, list[dict[str, str]]]]:
@@ -47,8 +49,14 @@ def read_chats(path: Path, system: str) -> list[tuple[str, list[dict[str, str]]]
 
 
 def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Train as `job` says (base, folder, system, settings, threads), from its newest checkpoint where there is one."""
+    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint where there is one."""
     folder, base = Path(job["folder"]), Path(job["base"])
+    # The child of a killed worker may need a moment to die: two writers in one run would spoil its checkpoints.
+    with FileLock(folder / "engine.lock", timeout=OLD_CHILD_SECONDS):
+        _train(library, folder, base, job, emit, wanted)
+
+
+def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
     settings = TrainSettings.model_validate(job["settings"])
     info = inspect(base)
     check_trainable(info)
@@ -57,7 +65,7 @@ def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
         sides: dict[str, list[Row]] = {}
         for side in ("train", "validation"):
             chats = read_chats(folder / "dataset" / f"{side}.jsonl", job["system"])
-            sides[side], skipped = build_rows(chats, template, model, settings.ctx_size)
+            sides[side], skipped = build_rows(chats, template, model, settings.ctx_size, job["learned"])
             emit("rows", side=side, **_describe(sides[side], skipped))
         if not sides["train"]:
             raise DataError("No example is left to train on: all were skipped; see the log, or raise --ctx-size.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,9 @@ from ..errors import ModelError
 from .chat_template import ChatTemplate
 from .tokenizer import Tokenizer
 
-__all__ = ["Row", "Skipped", "build_rows"]
+__all__ = ["Learn", "Row", "Skipped", "build_rows"]
 
+Learn = Literal["last", "all"]
 Messages = Sequence[Mapping[str, str]]
 
 
@@ -49,14 +51,21 @@ class Skipped:
 
 
 def build_rows(
-    chats: Sequence[tuple[str, Messages]], template: ChatTemplate, tokenizer: Tokenizer, ctx_size: int
+    chats: Sequence[tuple[str, Messages]],
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    ctx_size: int,
+    learn: Learn = "last",
 ) -> tuple[list[Row], list[Skipped]]:
-    """Rows of `chats` (id and messages), in order, and those that give none. No row is longer than `ctx_size`."""
+    """Rows of `chats` (id and messages), in order, and those that give none. No row is longer than `ctx_size`.
+
+    `learn`: the last answer of each chat (those before it are context, and may be bad ones), or all.
+    """
     rows: list[Row] = []
     skipped: list[Skipped] = []
     for identity, messages in chats:
         try:
-            made = [_row(identity, text, spans, tokenizer) for text, spans in _spans(messages, template)]
+            made = [_row(identity, text, spans, tokenizer) for text, spans in _spans(messages, template, learn)]
         except ModelError as error:
             skipped.append(Skipped(identity, error.sentence))
             continue
@@ -71,7 +80,7 @@ def build_rows(
     return rows, skipped
 
 
-def _spans(messages: Messages, template: ChatTemplate) -> list[tuple[str, list[tuple[int, int]]]]:
+def _spans(messages: Messages, template: ChatTemplate, learn: Learn) -> list[tuple[str, list[tuple[int, int]]]]:
     """Texts with the character spans of their answers: one text, or one an answer.
 
     Some templates change earlier answers when later ones are there (Qwen 3 drops old thoughts). Then each answer gets
@@ -88,6 +97,8 @@ def _spans(messages: Messages, template: ChatTemplate) -> list[tuple[str, list[t
         parts.append((upto, (len(before), len(upto))))
     if not parts:
         return []
+    if learn == "last":
+        parts = parts[-1:]
     whole = parts[-1][0]
     if all(whole.startswith(text) for text, _ in parts):
         return [(whole, [span for _, span in parts])]

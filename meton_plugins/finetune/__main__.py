@@ -1,0 +1,87 @@
+"""`meton-finetune`: the commands without Meton, in a REPL or one at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..host.console import ConsoleHost
+from ..host.errors import HostError
+from . import __version__
+from .commands.edge import guarded, say, show_json
+from .commands.options import Parser
+from .errors import ConfigError
+from .paths import Home, default_home, package_data
+from .plugin import register
+from .settings import Settings, load
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    os.umask(0o077)  # everything of the plugin's is the user's alone
+    host = ConsoleHost(default_home())
+    return guarded(host, lambda: _main(host, list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _main(host: ConsoleHost, arguments: list[str]) -> int:
+    parser = Parser(prog="meton-finetune", description="Turn daily chats with a local assistant into a better model.")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("--json", action="store_true", help="print results as JSON, for machines")
+    parser.add_argument("--config", type=Path, metavar="PATH", help="config.yaml whose model slots are swapped")
+    parser.add_argument("--home", type=Path, metavar="PATH", help="data folder (default: METON_FINETUNE_HOME)")
+    count = next((i for i, word in enumerate(arguments) if not word.startswith("-") and _is_word(arguments, i)), None)
+    options = parser.parse_args(arguments[:count])
+    words = [] if count is None else arguments[count:]
+    if words and words[-1] == "--json":
+        options.json, words = True, words[:-1]
+    if options.version:
+        say(host, f"meton-finetune {__version__}")
+        return 0
+    home = Home((options.home or default_home()).expanduser()).make()
+    settings = _settings(host, home)
+    real = ConsoleHost(
+        home.root, conversations_dir=settings.harvest.conversations_dir, config=options.config or settings.serve.config,
+        json=options.json,
+    )  # fmt: skip
+    register(real)
+    if words and words[0] == "validate":
+        return guarded(real, lambda: _validate(real))
+    return real.once(words) if words else real.repl(home.root / "history")
+
+
+def _is_word(arguments: list[str], index: int) -> bool:
+    return index == 0 or arguments[index - 1] not in ("--config", "--home")
+
+
+def _settings(host: ConsoleHost, home: Home) -> Settings:
+    try:
+        return load(home.settings)
+    except ConfigError:  # each command says it; the console must still start
+        return Settings()
+
+
+def _validate(host: ConsoleHost) -> int:
+    from ..host import manifest
+
+    path = package_data("plugin.toml")
+    said = manifest.load(path)
+    found = manifest.differences(said, host.commands, host.tools, __version__)
+    templates = sorted(path.stem for path in package_data("templates", "modelfiles").glob("*.Modelfile"))
+    if not templates:
+        found.append("no Modelfile template is shipped")
+    if host.json:
+        show_json(host, {"manifest": str(path), "problems": found, "templates": templates})
+        return 1 if found else 0
+    if found:
+        raise HostError(f"plugin.toml is not what registration makes: {'; '.join(found)}.")
+    say(host, f"✓ plugin.toml says what registration makes: {len(said.commands)} commands, {len(said.tools)} tools, "
+        f"{len(said.settings)} settings, {len(templates)} Modelfile templates.", "green")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""`/export model|adapter <run>`: everything else after `/export` stays the host's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ...host.api import Command
+from ..paths import Home
+from .edge import guarded, note, say, show_json
+from .options import Parser, split
+from .progress import bar
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ...host.api import Host
+
+__all__ = ["VERBS", "make"]
+
+VERBS: Final = ("model", "adapter")
+SUMMARY: Final = "write a run's tuned model as GGUF, or its adapter"
+
+
+def make(host: Host, home: Home) -> Command:
+    """The command."""
+    return Command("/export", SUMMARY, lambda line: guarded(host, lambda: _run(host, home, line)), VERBS)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="/export", description=SUMMARY)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="|".join(VERBS))
+    model = verbs.add_parser("model", description="merge the run's best adapter into its base, and quantize")
+    model.add_argument("run", nargs="?", help="the run (default: the newest)")
+    model.add_argument("--quant", default="q4_k_m", help="types to write, separated by commas (default: q4_k_m)")
+    adapter = verbs.add_parser("adapter", description="copy the run's adapter, a GGUF LoRA")
+    adapter.add_argument("run", nargs="?", help="the run (default: the newest)")
+    return parser
+
+
+def _run(host: Host, home: Home, line: str) -> int:
+    options = _parser().parse_args(split(line))
+    return _model(host, home, options) if options.verb == "model" else _adapter(host, home, options)
+
+
+def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..serve.export import export_model
+    from ..train.runs import find_run
+
+    run = find_run(home.runs, options.run)
+    quants = [part.strip() for part in options.quant.split(",") if part.strip()]
+    with bar(host) as progress:
+        export, done = export_model(home, run, quants, progress)
+    if host.json:
+        show_json(host, export.model_dump())
+        return 0
+    for file in export.files:
+        say(host, f"{file.quant:>8}  {file.bytes / 2**20:10.1f} MB  {Path(file.path)}")
+    if not done:
+        note(host, "Everything was there already; nothing was written.")
+    note(host, f"Next: /model-register add {run.name}")
+    return 0
+
+
+def _adapter(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..serve.export import export_adapter
+    from ..train.runs import find_run
+
+    run = find_run(home.runs, options.run)
+    file = export_adapter(home, run)
+    if host.json:
+        show_json(host, {**file.model_dump(), "base_sha256": run.record.base.sha256})
+        return 0
+    say(host, f" adapter  {file.bytes / 2**20:10.1f} MB  {file.path}")
+    note(host, f"Belongs to the base with sha256 {run.record.base.sha256}.")
+    return 0

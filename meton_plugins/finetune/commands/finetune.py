@@ -1,0 +1,244 @@
+"""`/finetune`: set the engine up, start runs, look at them, steer them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ...host.api import Command
+from ..errors import UsageError
+from ..paths import Home
+from ..settings import TrainSettings, load
+from .edge import guarded, note, say, show_json
+from .options import Parser, flags_of, settings_from, split
+from .progress import bar, duration, run_line
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..train.runs import Run
+
+__all__ = ["VERBS", "make"]
+
+SUMMARY: Final = "train a LoRA on your rated answers, in the background"
+
+
+def make(host: Host, home: Home) -> Command:
+    """The command."""
+    return Command("/finetune", SUMMARY, lambda line: guarded(host, lambda: _run(host, home, line)), tuple(VERBS))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="/finetune", description=SUMMARY)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="|".join(VERBS))
+    made = {verb: verbs.add_parser(verb, description=summary, help=summary) for verb, (_, summary) in VERBS.items()}
+    made["setup"].add_argument("--from", dest="source", type=Path, metavar="FILE", help="install from this tarball")
+    made["setup"].add_argument("--again", action="store_true", help="install even where it is in place")
+    start = made["start"]
+    start.add_argument("--base", help="GGUF file or Ollama model to train on (default: settings.toml's)")
+    start.add_argument("--dataset", default="latest", help="dataset to train on (default: the newest)")
+    start.add_argument("--name", help="name of the run (default: run-1, run-2, ...)")
+    start.add_argument("--f16-copy", action="store_true", help="make an F16 copy of a BF16 base, without asking")
+    start.add_argument("--wait", action="store_true", help="stay until the run is over")
+    flags_of(start, TrainSettings)
+    for verb in ("watch", "logs", "pause", "resume", "stop", "show", "status"):
+        made[verb].add_argument("run", nargs="?", help="the run (default: the newest)")
+    made["logs"].add_argument("--lines", type=int, default=30, metavar="N", help="last lines to show (default: 30)")
+    return parser
+
+
+def _run(host: Host, home: Home, line: str) -> int:
+    options = _parser().parse_args(split(line))
+    return VERBS[options.verb][0](host, home, options)
+
+
+def _found(home: Home, options: argparse.Namespace) -> Run:
+    from ..train.runs import find_run
+
+    return find_run(home.runs, options.run)
+
+
+def _setup(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..engine.setup import setup
+
+    engine, done = setup(lambda text: say(host, f"… {text}", "dim"), source=options.source, again=options.again)
+    if host.json:
+        show_json(host, {"version": engine.version, "backend": engine.backend, "installed": done, **engine.proof})
+        return 0
+    say(host, f"✓ Engine {engine.version} {'installed' if done else 'is in place'} ({engine.backend}).", "green")
+    proof = engine.proof
+    note(host, f"Its own proof: loss {proof['first_loss']:.3f} → {proof['last_loss']:.3f} in two steps.")
+    return 0
+
+
+def _doctor(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..report.health import examine
+
+    rows = examine(home, load(home.settings), host.name, host.slots.path if host.slots else None)
+    if host.json:
+        show_json(host, [row._asdict() for row in rows])
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        marks = {"ok": Text("✓", style="green"), "note": Text("·", style="yellow"), "bad": Text("✗", style="red")}
+        for row in rows:
+            table.add_row(marks[row.verdict], Text(row.what), Text(row.found), Text(row.advice, style="dim"))
+        host.console.print(table)
+    return 1 if any(row.verdict == "bad" for row in rows) else 0
+
+
+def _start(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..curate.dataset import resolve
+    from ..engine.package import installed
+    from ..serve.templates import load_template
+    from ..train.launch import check_free, start
+    from ..train.planner import base_record, create
+
+    settings = load(home.settings)
+    train = settings_from(options, settings.train)
+    installed()
+    check_free()
+    dataset = resolve(home, options.dataset)
+    system = load_template(train.template, home).system or ""
+    with bar(host) as tell:
+        path, name = _base(host, home, options, tell)
+        record = base_record(path, name, lambda done, total: tell("reading the base", done, total))
+    run = create(home, base=record, dataset=dataset, settings=train, system=system, name=options.name, reserved=tuple(VERBS))
+    state = start(run)
+    if options.wait and state.status != "failed":
+        from .watch import watch
+
+        code = watch(host, run)
+    else:
+        code = 1 if state.status == "failed" else 0
+        say(host, run_line(run), "red" if code else "")
+    if host.json:
+        show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
+    elif not options.wait and not code:
+        note(host, f"It trains in the background, also when you leave. See it with /finetune watch {run.name}.")
+    return code
+
+
+def _base(
+    host: Host, home: Home, options: argparse.Namespace, tell: Callable[[str, int, int], None]
+) -> tuple[Path, str | None]:
+    """The file to train on; for a BF16 base an F16 copy of it, made where the user agrees."""
+    from ..gguf.inspect import inspect
+    from ..serve.bases import resolve_base
+    from ..serve.ollama import Server
+    from ..train.bases import f16_copy_of, needs_f16_copy
+
+    settings = load(home.settings)
+    wanted = options.base or settings.base
+    if not wanted:
+        raise UsageError("Say what to train on: --base with a GGUF file or the name of an Ollama model.")
+    with Server(settings.serve.ollama_host) as server:
+        base = resolve_base(wanted, server)
+    info = inspect(base.path)
+    if not needs_f16_copy(info):
+        return base.path, base.name
+    size = f"{2 * info.parameters / 2**30:.1f} GB"
+    if not options.f16_copy and not host.ask(f"{base.path.name} is BF16, which cannot be trained on. Make an F16 copy ({size})?"):
+        raise UsageError(f"A BF16 base needs an F16 copy ({size}): add --f16-copy to make one.")
+    return f16_copy_of(home, base.path, lambda done, total: tell("copying to F16", done, total)), base.name
+
+
+def _status(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..train.runs import all_runs
+
+    runs = [_found(home, options)] if getattr(options, "run", None) else all_runs(home.runs)
+    if host.json:
+        show_json(host, [{"run": r.name, **r.state.model_dump(), "status": r.status} for r in runs])
+    elif not runs:
+        say(host, "No run yet. Rate answers, /dataset build, then /finetune start.")
+    for run in runs:
+        say(host, run_line(run))
+    return 0
+
+
+def _show(host: Host, home: Home, options: argparse.Namespace) -> int:
+    run = _found(home, options)
+    record, state = run.record, run.state
+    if host.json:
+        show_json(host, {**record.model_dump(), "state": {**state.model_dump(), "status": run.status}})
+        return 0
+    say(host, run_line(run), "bold")
+    settings = record.settings
+    base = f"{record.base.name or Path(record.base.path).name}  {record.base.architecture}"
+    lines = {
+        "made": record.created, "base": f"{base}  {record.base.parameters / 1e6:.1f} M parameters",
+        "dataset": f"{record.dataset}  " + "  ".join(f"{n} {side}" for side, n in record.examples.items()),
+        "settings": f"rank {settings.lora_rank}  alpha {settings.lora_alpha:g}  learning rate {settings.learning_rate:g}  "
+        f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
+        "template": record.template, "trained": duration(state.trained_seconds),
+        "memory": f"{state.peak_rss_mb:.0f} MB at most" if state.peak_rss_mb else "",
+        "skipped": f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "none",
+        "folder": str(run.folder),
+    }  # fmt: skip
+    for label, text in lines.items():
+        if text:
+            say(host, f"{label:>9}  {text}")
+    return 0
+
+
+def _watch(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from .watch import watch
+
+    return watch(host, _found(home, options))
+
+
+def _logs(host: Host, home: Home, options: argparse.Namespace) -> int:
+    run = _found(home, options)
+    events = run.events()[-max(1, options.lines) :]
+    if host.json:
+        show_json(host, events)
+        return 0
+    for event in events:
+        at, kind = str(event.pop("at", ""))[11:19], event.pop("event")
+        skipped = event.pop("skipped", [])
+        facts = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if v is not None)
+        say(host, f"{at}  {kind:<11} {facts}")
+        for example in skipped:
+            say(host, f"{'':21} left out {example['id']}: {example['reason']}")
+    note(host, f"The engine's own log: {run.folder / 'engine.log'}")
+    return 0
+
+
+def _asking(want: str, said: str) -> Callable[[Host, Home, argparse.Namespace], int]:
+    def verb(host: Host, home: Home, options: argparse.Namespace) -> int:
+        from ..train.launch import ask
+
+        run = _found(home, options)
+        ask(run, want)
+        say(host, said.format(run=run.name))
+        return 0
+
+    return verb
+
+
+def _resume(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..train.launch import start
+
+    run = _found(home, options)
+    state = start(run)
+    say(host, run_line(run), "red" if state.status == "failed" else "")
+    return 1 if state.status == "failed" else 0
+
+
+#: verb: (what it does, its summary)
+VERBS: Final[dict[str, tuple[Callable[[Host, Home, argparse.Namespace], int], str]]] = {
+    "setup": (_setup, "install the training engine (llama.cpp), once"),
+    "doctor": (_doctor, "look at engine, machine, server and host, and say what to do"),
+    "start": (_start, "start a run in the background"),
+    "status": (_status, "one line a run"),
+    "watch": (_watch, "follow a run live; any key leaves"),
+    "logs": (_logs, "what happened in a run"),
+    "pause": (_asking("pause", "{run} saves a checkpoint and frees the memory."), "save and free the memory"),
+    "resume": (_resume, "go on with a paused, failed or interrupted run"),
+    "stop": (_asking("stop", "{run} stops after this step and keeps the best so far."), "end a run, keep the best so far"),
+    "runs": (_status, "one line a run"),
+    "show": (_show, "a run's base, data, settings and result"),
+}

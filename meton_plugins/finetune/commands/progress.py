@@ -1,0 +1,75 @@
+"""How long work is shown: a progress bar, the line of a run, the live view of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..train.record import State
+    from ..train.runs import Run
+
+__all__ = ["bar", "duration", "run_line", "trend"]
+
+
+@contextmanager
+def bar(host: Host) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar, fed by calls of (stage, done, total); silent where nobody looks."""
+    if host.json or not host.console.is_terminal:
+        yield lambda stage, done, total: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(*columns, TimeRemainingColumn(), console=host.console, transient=True) as progress:
+        tasks: dict[str, int] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = int(progress.add_task(stage, total=total))
+            progress.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield tell
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min`, `2 h 05 min`; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def trend(state: State) -> str:
+    """An arrow for where the loss goes."""
+    if state.loss_trend is None:
+        return " "
+    return "↓" if state.loss_trend < -0.005 else "↑" if state.loss_trend > 0.005 else "→"
+
+
+def run_line(run: Run) -> str:
+    """A run's standing in one line."""
+    state, status = run.state, run.status
+    parts = [f"{run.name}  {status}"]
+    if status in ("running", "starting"):
+        parts.append(f"epoch {state.epoch}/{state.epochs}  step {state.step}/{state.steps}")
+        if state.loss is not None:
+            parts.append(f"loss {state.loss:.3f} {trend(state)}")
+        if state.tokens_per_s:
+            parts.append(f"{state.tokens_per_s:.0f} tokens/s")
+        if state.seconds_left is not None:
+            parts.append(f"{duration(state.seconds_left)} left")
+    elif status == "failed":
+        parts.append(state.error or "")
+    else:
+        if state.steps:
+            parts.append(f"step {state.step}/{state.steps}")
+        if state.best_loss is not None and state.base_loss is not None:
+            parts.append(f"validation loss {state.base_loss:.3f} → {state.best_loss:.3f}")
+    if status in ("interrupted", "paused", "failed"):
+        parts.append(f"(go on: /finetune resume {run.name})")
+    return "  ".join(part for part in parts if part)

@@ -1,0 +1,119 @@
+"""The doctor: what is here, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+
+from ..engine.package import find, platform_key
+from ..errors import FinetuneError
+from ..paths import Home
+from ..settings import Settings
+
+__all__ = ["Finding", "examine"]
+
+#: CPU features that decide which of the engine's backends runs, best first.
+FEATURES = ("amx_int8", "avx512_bf16", "avx512f", "avx2", "avx", "sse4_2")
+
+
+class Finding(NamedTuple):
+    """One line of the doctor's table. `bad` keeps the main job from working, `note` is good to know."""
+
+    verdict: Literal["ok", "note", "bad"]
+    what: str
+    found: str
+    advice: str = ""
+
+
+def examine(home: Home, settings: Settings, host: str, config: Path | None) -> list[Finding]:
+    """All findings, in the order in which a user would mend them."""
+    return [
+        *_platform(), *_engine(), *_memory(), *_disk(home), *_server(settings), _host(host, config), *_foreign_trainer()
+    ]  # fmt: skip
+
+
+def _platform() -> Iterator[Finding]:
+    flags = _cpu_flags()
+    best = next((name for name in FEATURES if name in flags), "no vector units known")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = f"{platform.machine()}, {cores} cores, {best}"
+    try:
+        key = platform_key()
+    except FinetuneError as error:
+        yield Finding("bad", "CPU", text, error.sentence)
+        return
+    if key != "linux-x64":
+        yield Finding("note", "CPU", text, "unproven: only Linux on x86-64 was tested")
+        return
+    library, version = platform.libc_ver()
+    old = library == "glibc" and tuple(int(part) for part in version.split(".")[:2]) < (2, 35)
+    yield Finding("ok", "CPU", text)
+    if old or library != "glibc":
+        yield Finding("bad", "C library", f"{library or 'unknown'} {version}", "the engine needs glibc 2.35 or newer")
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split(":")[1].split() for line in lines if line.startswith("flags")), []))
+
+
+def _engine() -> Iterator[Finding]:
+    engine = find()
+    if engine is None:
+        yield Finding("bad", "engine", "not installed", "run /finetune setup")
+    else:
+        backend = engine.backend.removeprefix("libqvac-ggml-").removesuffix(".so")
+        yield Finding("ok", "engine", f"qvac-fabric {engine.version}, {backend}, proven on this machine")
+
+
+def _memory() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    text = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GB free"
+    small = memory.available < 2 * 2**30
+    yield Finding("note" if small else "ok", "memory", text, "close other programs before a run" if small else "")
+
+
+def _disk(home: Home) -> Iterator[Finding]:
+    place = home.root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    small = free < 10 * 2**30
+    text = f"{free / 2**30:.1f} GB free for {home.root}"
+    yield Finding("note" if small else "ok", "disk", text, "an export needs 2 to 3 times its base" if small else "")
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    from ..serve.ollama import Server
+
+    with Server(settings.serve.ollama_host) as server:
+        try:
+            version = server.check()
+        except FinetuneError as error:
+            yield Finding("note", "Ollama", "does not answer", error.sentence)
+            return
+        yield Finding("note" if server.warning else "ok", "Ollama", version, server.warning or "")
+
+
+def _host(host: str, config: Path | None) -> Finding:
+    if config is None:
+        return Finding("note", "host", host, "no config.yaml: name one with --config, or set serve.config")
+    return Finding("ok", "host", f"{host}, {config}")
+
+
+def _foreign_trainer() -> Iterator[Finding]:
+    found = shutil.which("llama-finetune-lora")
+    if found:
+        yield Finding(
+            "note", "llama-finetune-lora", found,
+            "not used: it never zeroes its gradients, so it trains weakly, and loses its work when stopped",
+        )  # fmt: skip

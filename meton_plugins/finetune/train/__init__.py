@@ -1,0 +1,1 @@
+"""Runs: planned by the session, trained by a detached worker, watched by anybody."""

@@ -1,0 +1,73 @@
+"""What a run is (run.json, written once by the session) and how it stands (state.json, written by its worker)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..settings import TrainSettings
+
+__all__ = ["BaseRecord", "RunRecord", "State", "Status"]
+
+Status = Literal["starting", "running", "paused", "stopped", "failed", "finished"]
+
+
+class _Record(BaseModel):
+    # A later version may write more: readers keep what they know.
+    model_config = ConfigDict(extra="ignore")
+
+
+class BaseRecord(_Record):
+    """The base of a run. `size` in bytes and `mtime_ns` tell cheaply whether the file is still the same."""
+
+    path: str
+    sha256: str
+    name: str | None = None
+    architecture: str
+    parameters: int
+    size: int
+    mtime_ns: int
+
+
+class RunRecord(_Record):
+    """run.json."""
+
+    schema_version: int = 1
+    name: str
+    created: str
+    base: BaseRecord
+    dataset: str
+    learned: Literal["last", "all"]
+    examples: dict[str, int]
+    settings: TrainSettings
+    template: str
+    system: str
+    threads: int
+    parent: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class State(_Record):
+    """state.json: the truth of the moment it was written. Losses are nats a learned token, `seconds_left` an estimate."""
+
+    status: Status = "starting"
+    attempt: int = 0
+    pid: int = 0
+    updated: str = ""
+    step: int = 0
+    steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    loss_trend: float | None = None
+    base_loss: float | None = None
+    validation_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    tokens_per_s: float | None = None
+    seconds_left: float | None = None
+    trained_seconds: float = 0.0
+    peak_rss_mb: float | None = None
+    skipped: int = 0
+    error: str | None = None

@@ -1,0 +1,120 @@
+"""The folder of a run, and the runs of a home."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import DataError, NotFound
+from ..paths import check_name, read_json_lines, write_json
+from .lock import held, run_lock
+from .record import RunRecord, State
+
+__all__ = ["Run", "all_runs", "find_run"]
+
+
+class Run:
+    """A run's folder. Everything is read anew at each call: its worker writes at the same time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def record(self) -> RunRecord:
+        """run.json; DataError where it cannot be read."""
+        try:
+            return RunRecord.model_validate_json((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValidationError) as error:
+            raise DataError(f"The run {self.name} has no readable run.json: delete {self.folder}.") from error
+
+    @property
+    def state(self) -> State:
+        """state.json, or the state of a run whose worker has not come up yet."""
+        try:
+            return State.model_validate_json((self.folder / "state.json").read_text(encoding="utf-8"))
+        except (OSError, ValidationError):
+            return State()
+
+    @property
+    def alive(self) -> bool:
+        """Whether a worker is at work on it."""
+        return held(run_lock(self.folder))
+
+    @property
+    def done(self) -> bool:
+        """Whether it came to its end (or was stopped for good)."""
+        return (self.folder / "done").exists()
+
+    @property
+    def status(self) -> str:
+        """The status in one word; `interrupted` where state.json speaks of a worker that is no more."""
+        status = self.state.status
+        if status in ("starting", "running") and not self.alive:
+            # Read again: it may have ended between the two looks.
+            status = self.state.status
+            return "interrupted" if status in ("starting", "running") else status
+        return status
+
+    def events(self) -> list[dict[str, Any]]:
+        """What happened, in order. A step that was repeated after a kill appears once, as it was done last."""
+        events = read_json_lines(self.folder / "events.jsonl")
+        last: dict[tuple[str, int], int] = {}
+        for index, event in enumerate(events):
+            if event.get("event") in ("step", "validation"):
+                last[event["event"], event["step"]] = index
+        keep = set(last.values())
+        return [e for i, e in enumerate(events) if e.get("event") not in ("step", "validation") or i in keep]
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter to use: the best on the validation side, else the last; NotFound before there is one."""
+        for name in ("best.gguf", "adapter.gguf"):
+            if (self.folder / name).is_file():
+                return self.folder / name
+        raise NotFound(f"The run {self.name} has no adapter yet: wait for its first epoch, or see /finetune status.")
+
+    def control(self, want: str) -> None:
+        """Ask the worker of this attempt to `stop` or `pause`."""
+        write_json(self.folder / "control.json", {"want": want, "attempt": self.state.attempt})
+
+    def wanted(self, attempt: int) -> str | None:
+        """What was asked of the worker of `attempt`."""
+        try:
+            value = json.loads((self.folder / "control.json").read_text(encoding="utf-8"))
+            return str(value["want"]) if value["attempt"] == attempt else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def all_runs(runs: Path) -> list[Run]:
+    """Every run in the folder `runs`, oldest first."""
+
+    def made() -> Iterator[tuple[float, Path]]:
+        for folder in runs.iterdir():
+            if not folder.name.startswith(".") and (folder / "run.json").is_file():
+                yield (folder / "run.json").stat().st_mtime, folder
+
+    return [Run(folder) for _, folder in sorted(made())] if runs.is_dir() else []
+
+
+def find_run(runs: Path, name: str | None) -> Run:
+    """The run called `name`, or the newest for None or `latest`; NotFound names those there are."""
+    found = all_runs(runs)
+    if not found:
+        raise NotFound("There is no run yet: start one with /finetune start.")
+    if name in (None, "latest"):
+        return found[-1]
+    assert name is not None
+    check_name(name, "run")
+    for run in found:
+        if run.name == name:
+            return run
+    raise NotFound(f"There is no run {name!r}: there are {', '.join(r.name for r in found[-8:])}.")

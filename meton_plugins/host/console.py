@@ -1,0 +1,147 @@
+"""The commands without Meton: a REPL with completion and history, and one command from the shell."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .api import Command, SlotStore, ToolSpec
+
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import Completer
+    from rich.console import Console
+
+__all__ = ["ConsoleHost"]
+
+
+class ConsoleHost:
+    """A `Host` on a terminal. `config` is the config.yaml whose slots are swapped, where the user named one."""
+
+    name = "console"
+
+    def __init__(
+        self, data_dir: Path, *, conversations_dir: Path | None = None, config: Path | None = None, json: bool = False
+    ) -> None:
+        self.data_dir = data_dir
+        self.conversations_dir = conversations_dir
+        self.json = json
+        self.commands: dict[str, Command] = {}
+        self.tools: dict[str, ToolSpec] = {}
+        self._config = config
+        self._console: Console | None = None
+
+    @property
+    def console(self) -> Console:
+        """Standard output."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(highlight=False)
+        return self._console
+
+    @property
+    def slots(self) -> SlotStore | None:
+        """The slots of the config.yaml that the user named."""
+        if self._config is None:
+            return None
+        from .config_file import ConfigFile
+
+        return ConfigFile(self._config)
+
+    def ask(self, question: str) -> bool | None:
+        """Ask on the terminal; None where there is none."""
+        if self.json or threading.current_thread() is not threading.main_thread() or not sys.stdin.isatty():
+            return None
+        self.console.print(f"{question} [y/N] ", end="", markup=False, emoji=False)
+        try:
+            return input().strip().lower() in ("y", "yes")
+        except (EOFError, KeyboardInterrupt):
+            return False
+
+    def add_command(self, command: Command) -> None:
+        """Keep `command` under its name and its other words."""
+        self.commands[command.name] = command
+
+    def add_tool(self, tool: ToolSpec) -> None:
+        """Keep `tool`; the console has no agent that would call it."""
+        self.tools[tool.name] = tool
+
+    def run(self, line: str) -> int:
+        """Run one line, its first word with or without the slash; the exit code."""
+        word, _, rest = line.strip().partition(" ")
+        name = "/" + word.lstrip("/")
+        for command in self.commands.values():
+            if name == command.name:
+                return command.run(rest.strip())
+            if name in command.aliases:
+                return command.run(f"{command.aliases[name]} {rest}".strip())
+        if name in ("/help", "/?"):
+            return self.help()
+        close = difflib.get_close_matches(name, self.commands, n=1)
+        hint = f"did you mean {close[0]}?" if close else "type help for the commands."
+        self.console.print(f"✗ There is no command {word[:60]!r}: {hint}", style="red", markup=False, emoji=False)
+        return 2
+
+    def help(self) -> int:
+        """Print every command, its verbs and its short forms."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for command in self.commands.values():
+            table.add_row(Text(command.name, style="bold"), Text(command.summary))
+            table.add_row("", Text(" ".join(command.verbs), style="dim"))
+            for alias, stands in command.aliases.items():
+                table.add_row("", Text(f"{alias} is {command.name} {stands}", style="dim"))
+        self.console.print(table)
+        self.console.print("COMMAND --help tells more. In the REPL: exit, or Ctrl-D.", style="dim", markup=False)
+        return 0
+
+    def repl(self, history: Path) -> int:
+        """Read commands until the end; the exit code of the last one where nobody types (a script), else 0."""
+        if not sys.stdin.isatty():
+            code = 0
+            for line in sys.stdin:
+                if line.strip() and not line.lstrip().startswith("#"):
+                    code = self.run(line) or code
+            return code
+        self.console.print("meton-finetune: type help for the commands, exit to leave.", style="dim", markup=False)
+        read = self._reader(history)
+        while True:
+            try:
+                line = read()
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return 0
+            if line.strip().lstrip("/") in ("exit", "quit", "q"):
+                return 0
+            if line.strip():
+                self.run(line)
+
+    def _reader(self, history: Path) -> Callable[[], str]:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.history import FileHistory
+
+        os.close(os.open(history, os.O_CREAT | os.O_RDWR, 0o600))
+        session: PromptSession[str] = PromptSession(history=FileHistory(str(history)), completer=self._completer())
+        return lambda: session.prompt("finetune> ")
+
+    def _completer(self) -> Completer:
+        from prompt_toolkit.completion import NestedCompleter
+
+        words: dict[str, dict[str, None] | None] = {}
+        for command in self.commands.values():
+            for name in (command.name, command.name.lstrip("/")):
+                words[name] = dict.fromkeys(command.verbs)
+        return NestedCompleter.from_nested_dict({**words, "help": None, "exit": None})
+
+    def once(self, words: Sequence[str]) -> int:
+        """Run one command given as words, as a shell hands them over; the exit code."""
+        return self.run(f"{words[0]} {shlex.join(words[1:])}")
