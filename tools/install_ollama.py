@@ -44,7 +44,9 @@ def install(*, require: bool = False) -> int:
         found = go()
         if found is None:
             wanted = ".".join(map(str, _GO))
-            print(f"No Ollama installed: that needs Go {wanted} or newer on PATH; tests that need a server are skipped.")
+            print(
+                f"No Ollama installed: that needs Go {wanted} or newer on PATH; tests that need a server are skipped."
+            )
             return 1 if require else 0
         print(f"Building Ollama {VERSION} with {found} (minutes the first time) ...", flush=True)
         if not _build(found):
@@ -60,8 +62,8 @@ def _build(found: str) -> bool:
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         # Built aside and renamed: a killed build leaves no half executable that a second call would trust.
         # Without the -X the server says that it is version 0.0.0.
-        command = [found, "install", "-trimpath", f"-ldflags=-s -w -X=github.com/ollama/ollama/version.Version={VERSION}",
-                   f"github.com/ollama/ollama@v{VERSION}"]  # fmt: skip
+        flags = f"-ldflags=-s -w -X=github.com/ollama/ollama/version.Version={VERSION}"
+        command = [found, "install", "-trimpath", flags, f"github.com/ollama/ollama@v{VERSION}"]
         if subprocess.run(command, env={**os.environ, "GOBIN": folder}, check=False).returncode:
             return False
         EXECUTABLE.parent.mkdir(parents=True, exist_ok=True)

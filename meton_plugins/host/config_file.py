@@ -60,7 +60,9 @@ class ConfigFile:
         try:
             return self._path.read_bytes().decode("utf-8")
         except FileNotFoundError as error:
-            raise HostError(f"There is no {self._path}: name the host's config.yaml with --config.") from error
+            raise HostError(
+                f"There is no {self._path}: name the host's config.yaml as serve.config in settings.toml."
+            ) from error
         except UnicodeDecodeError as error:
             raise HostError(f"{self._path} is not UTF-8 text: save it as UTF-8.") from error
         except OSError as error:
@@ -84,7 +86,8 @@ class ConfigFile:
             raise HostError(
                 f"{self._path} is read-only: make it writable, or change models.{slot} to {model} yourself."
             )
-        for candidate in (_spliced(text, models, slot, model), _dumped(text, data, slot, model)):
+        for edited in (_spliced, _dumped):
+            candidate = edited(text, slot, model)
             if candidate is not None and _differs_only_in(text, candidate, slot, model):
                 _replace(self._path, candidate.encode())
                 return
@@ -94,12 +97,11 @@ class ConfigFile:
 
 
 def _load(text: str, path: Path) -> Any:
+    """What `text` says, as plain values."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 1 << 20
+    yaml = YAML(typ="safe", pure=True)
     try:
         return yaml.load(text)
     except YAMLError as error:
@@ -122,10 +124,19 @@ def _models(data: Any, path: Path) -> Mapping[str, Any]:
     return models
 
 
-def _spliced(text: str, models: Any, slot: str, model: str) -> str | None:
+def _round_trip() -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 1 << 20
+    return yaml
+
+
+def _spliced(text: str, slot: str, model: str) -> str | None:
     """`text` with the characters of that one value replaced; None where they cannot be found."""
     try:
-        line, column = models.lc.value(slot)
+        line, column = _round_trip().load(text)["models"].lc.value(slot)
         lines = text.splitlines(keepends=True)
         # A BOM is in the text and not in the parser's columns.
         start = sum(map(len, lines[:line])) + column + (line == 0 and text.startswith("\ufeff"))
@@ -138,15 +149,11 @@ def _spliced(text: str, models: Any, slot: str, model: str) -> str | None:
     return f"{text[:start]}{quote}{model}{quote}{text[old.end() :]}"
 
 
-def _dumped(text: str, data: Any, slot: str, model: str) -> str:
+def _dumped(text: str, slot: str, model: str) -> str:
     """The whole file written anew, comments kept as far as ruamel.yaml can: for anchors and block scalars."""
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 1 << 20
+    yaml, out = _round_trip(), StringIO()
+    data = yaml.load(text)
     data["models"][slot] = model
-    out = StringIO()
     yaml.dump(data, out)
     return out.getvalue().replace("\n", "\r\n") if "\r\n" in text else out.getvalue()
 

@@ -1,13 +1,56 @@
-"""What Ollama's errors mean, in plain words."""
+"""What an Ollama server answers: models, texts, and its errors in plain words."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from ..errors import NotFound, ServerError
 
-__all__ = ["CannotGenerate", "plain_words", "version_of"]
+__all__ = ["Answer", "CannotGenerate", "Listed", "Show", "plain_words", "version_of"]
+
+
+class Listed(NamedTuple):
+    """A model that the server has. `digest` is of its manifest."""
+
+    name: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Show:
+    """What the server says about a model. `blob` is the path of its GGUF on the server's machine."""
+
+    name: str
+    modelfile: str
+    template: str
+    system: str
+    parameters: str
+    license: str
+    capabilities: frozenset[str]
+    family: str
+    format: str
+    quantization: str
+    remote: bool
+
+    @property
+    def blob(self) -> Path | None:
+        for line in self.modelfile.splitlines():
+            if line.startswith("FROM "):
+                path = Path(line[5:].strip().strip('"'))
+                return path if path.is_absolute() else None
+        return None
+
+
+class Answer(NamedTuple):
+    """A finished generation."""
+
+    text: str
+    tokens: int
+    reason: str
 
 
 class CannotGenerate(ServerError):

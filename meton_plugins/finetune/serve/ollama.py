@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotFound, ServerError
 from .address import is_loopback, normalize
-from .answers import CannotGenerate, plain_words, version_of
+from .answers import Answer, CannotGenerate, Listed, Show, plain_words, version_of
 from .names import check_model_name, full_name
 
 if TYPE_CHECKING:
@@ -31,47 +30,6 @@ TESTED: Final = "0.34"
 _CHUNK: Final = 1 << 20
 
 Progress = Callable[[int, int], None]
-
-
-class Listed(NamedTuple):
-    """A model that the server has. `digest` is of its manifest."""
-
-    name: str
-    digest: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Show:
-    """What the server says about a model. `blob` is the path of its GGUF on the server's machine."""
-
-    name: str
-    modelfile: str
-    template: str
-    system: str
-    parameters: str
-    license: str
-    capabilities: frozenset[str]
-    family: str
-    format: str
-    quantization: str
-    remote: bool
-
-    @property
-    def blob(self) -> Path | None:
-        for line in self.modelfile.splitlines():
-            if line.startswith("FROM "):
-                path = Path(line[5:].strip().strip('"'))
-                return path if path.is_absolute() else None
-        return None
-
-
-class Answer(NamedTuple):
-    """A finished generation."""
-
-    text: str
-    tokens: int
-    reason: str
 
 
 class Server:
@@ -122,7 +80,6 @@ class Server:
         """Whatever goes wrong inside, as one ServerError (NotFound for a model that is not there)."""
         import httpx
         import ollama
-        import pydantic
 
         try:
             yield
@@ -140,7 +97,8 @@ class Server:
                 f"The connection to the Ollama server at {self.url} broke while {doing} ({error}): "
                 "look at the server's log and try again."
             ) from error
-        except (pydantic.ValidationError, httpx.DecodingError, ValueError, KeyError, TypeError) as error:
+        except (httpx.DecodingError, ValueError, LookupError, TypeError, AttributeError) as error:
+            # Pydantic's ValidationError is a ValueError.
             raise self._unknown(doing) from error
 
     def _failure(self, doing: str, text: str, status: int) -> ServerError | NotFound:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import ConfigError, FinetuneError, ServerError
+from ..errors import ConfigError, FinetuneError, ModelError, ServerError
 from ..paths import Home, check_name, private_dir, write_json
 from .modelfile import Modelfile, parameters_overridden_by_meton, to_create_request
 from .names import check_model_name
@@ -72,6 +72,7 @@ def register(
     modelfile: Modelfile,
     *,
     base: Show | None = None,
+    expected_sha: str | None = None,
     notes: dict[str, Any] | None = None,
     hashing: Progress | None = None,
     uploading: Progress | None = None,
@@ -86,6 +87,8 @@ def register(
     alias = check_model_name(f"{PREFIX}{name}:latest")
     server.check()
     sha = sha256_of(gguf, hashing)
+    if expected_sha is not None and sha != expected_sha:
+        raise ModelError(f"{gguf} is not what was exported: export the run again.")
     files = {f"{name}.gguf": f"sha256:{sha}"}
     request = to_create_request(modelfile, "", files)
     identity = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
