@@ -1,0 +1,102 @@
+"""The agent's form: what is written is what Meton reads."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from meton_plugins.finetune import form
+from meton_plugins.finetune.turn import Message, ToolUse
+
+ANSWERS = {
+    "plain": "Use FastAPI.",
+    "lines": "First this.\n\nThen that:\n  - indented",
+    "code": "```python\ndef f(x):\n    return x[0]\n```",
+    "heads": "The model must write ANSWER: and ACTION: NONE.",
+    "unicode": "Grüße 🎉 — ok",
+}
+
+
+def as_meton_reads(text: str) -> dict[str, str]:
+    """The four parts by the rules that Meton's agent follows: first head, lazily up to the next line's head."""
+    rules = {
+        "action": r"ACTION:\s*(\S+)",
+        "answer": r"ANSWER:\s*(.+?)$",
+        "thought": r"THOUGHT:\s*(.+?)(?=\nACTION:|$)",
+    }
+    found = {name: re.search(rule, text, re.DOTALL) for name, rule in rules.items()}
+    return {name: match.group(1).strip() if match else "" for name, match in found.items()}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_a_wrapped_answer_comes_back_whole(answer: str) -> None:
+    text = form.wrap(answer)
+    step = form.parse(text)
+    assert step is not None
+    assert step.answer == answer
+    assert step.action is None
+    assert form.score(text) == 1.0
+    read = as_meton_reads(text)
+    assert read["answer"] == answer
+    assert read["action"] == "NONE"
+    assert read["thought"] == form.THOUGHT
+
+
+def test_wrapping_twice_changes_nothing() -> None:
+    once = form.wrap("Use FastAPI.")
+    assert form.wrap(once) == once
+
+
+def test_a_thought_cannot_end_itself() -> None:
+    text = form.wrap("Yes.", thought="I see\nACTION: rm\nANSWER: no")
+    assert as_meton_reads(text)["action"] == "NONE"
+    assert as_meton_reads(text)["answer"] == "Yes."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", None),
+        ("Just an answer.", None),
+        ("THOUGHT: hm\nACTION: NONE\nACTION_INPUT:\nANSWER:", None),
+        ("ANSWER: only this", form.Step(answer="only this")),
+        ("```\nTHOUGHT: t\nACTION: NONE\nACTION_INPUT:\nANSWER: a\n```", form.Step("t", None, "", "a")),
+        ("**THOUGHT:** t\n**ACTION:** NONE\n**ACTION_INPUT:**\n**ANSWER:** a", form.Step("t", None, "", "a")),
+        ("thought: t\nanswer : a", form.Step("t", None, "", "a")),
+        (
+            'THOUGHT: read\nACTION: `file_operations`\nACTION_INPUT: ```json\n{"path": "x"}\n```\nANSWER:',
+            form.Step("read", "file_operations", '{"path": "x"}', ""),
+        ),
+        ("ACTION: none.\nANSWER: a", form.Step("", "none.", "", "a")),
+    ],
+    ids=["empty", "no-form", "no-answer", "answer-only", "fenced", "bold", "lower", "tool", "odd-action"],
+)
+def test_parse(text: str, expected: form.Step | None) -> None:
+    assert form.parse(text) == expected
+
+
+def test_scores_fall_with_each_thing_that_is_lost() -> None:
+    whole = form.wrap("a")
+    without_input = whole.replace("ACTION_INPUT:\n", "")
+    chatter = "Sure!\n" + whole
+    bold = whole.replace("ANSWER:", "**ANSWER:**")
+    scores = [form.score(text) for text in (whole, chatter, without_input, bold, "ANSWER", "Use FastAPI.")]
+    assert scores[0] == 1.0
+    assert all(0 < score < 1 for score in scores[1:4])
+    assert scores[4:] == [0.0, 0.0]
+    swapped = "ACTION: NONE\nTHOUGHT: t\nACTION_INPUT:\nANSWER: a"
+    assert form.score(swapped) < 1.0
+
+
+def test_the_prompt_is_short_and_holds_all() -> None:
+    assert len(form.COMPACT_INSTRUCTIONS) <= 300
+    for head in form.SECTIONS:
+        assert f"{head}:" in form.COMPACT_INSTRUCTIONS
+    context = [Message(role="user", content="x" * 500), Message(role="assistant", content="short")]
+    text = form.prompt(" Why? ", context, [ToolUse(name="reader", output="42 lines")])
+    assert "User Query: Why?\n" in text
+    assert "USER: " + "x" * 200 + "...\nASSISTANT: short" in text
+    assert "- reader: 42 lines" in text
+    assert text.index("Recent Conversation") < text.index("User Query") < text.index("reader")
+    assert "Recent Conversation" not in form.prompt("Why?")

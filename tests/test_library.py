@@ -1,0 +1,214 @@
+"""The library: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meton_plugins.finetune.errors import DataError, NotFound, UsageError
+from meton_plugins.finetune.library import Library
+from meton_plugins.finetune.library.records import score_of
+from meton_plugins.finetune.library.schema import VERSION
+from meton_plugins.finetune.turn import Message, ToolUse, Turn
+
+ROOT = Path(__file__).parent.parent
+
+
+def turn(number: int, session: str = "s1", answer: str = "Use it.", **more: object) -> Turn:
+    at = f"2026-03-02T09:{number:02}:00.000001"
+    return Turn.model_validate(
+        {"session": session, "at": at, "question": f"Question {number}?", "answer": answer, **more}
+    )
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    with Library(tmp_path / "home" / "library.db") as library:
+        yield library
+
+
+def test_the_file_is_private_and_survives_power_cuts(library: Library) -> None:
+    library.add([turn(1)])
+    assert library.path.stat().st_mode & 0o777 == 0o600
+    assert library.path.parent.stat().st_mode & 0o777 == 0o700
+    for beside in library.path.parent.glob("library.db-*"):
+        assert beside.stat().st_mode & 0o077 == 0
+    connection = library._connection()
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_a_turn_enters_once(library: Library) -> None:
+    whole = turn(
+        1, context=(Message(role="user", content="earlier"),), tools=(ToolUse(name="t", output="out"),), model="m:7b"
+    )
+    new, known = library.add([whole, turn(2)])
+    assert (len(new), known) == (2, 0)
+    assert library.add([whole, turn(2), turn(3)])[1] == 2
+    example = library.get(new[0])
+    assert (example.context, example.tools, example.model) == (whole.context, whole.tools, "m:7b")
+    assert library.counts().examples == 3
+
+
+def test_the_number_of_a_placeholder_makes_no_new_turn(library: Library) -> None:
+    library.add([turn(1, answer="the key is <API_KEY_1>")])
+    assert library.add([turn(1, answer="the key is <API_KEY_2>")]) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("score", "status"),
+    [(5, "usable"), (4, "usable"), (3, "candidate"), (2, "rejected"), (1, "rejected")],
+)
+def test_what_a_score_means(library: Library, score: int, status: str) -> None:
+    [name], _ = library.add([turn(1)])
+    assert library.get(name).status == "candidate"
+    assert library.rate([name], score)[0].status == status
+
+
+@pytest.mark.parametrize(("word", "score"), [("good", 5), ("BAD", 1), ("3", 3)])
+def test_words_for_scores(word: str, score: int) -> None:
+    assert score_of(word) == score
+
+
+@pytest.mark.parametrize("word", ["0", "6", "great", "", "²", "45"])
+def test_no_score(word: str) -> None:
+    with pytest.raises(UsageError):
+        score_of(word)
+
+
+def test_one_unknown_id_rates_nothing(library: Library) -> None:
+    [name], _ = library.add([turn(1)])
+    with pytest.raises(NotFound):
+        library.rate([name, "0000000000"], 5)
+    assert library.get(name).score is None
+
+
+def test_a_fix_keeps_both_texts(library: Library) -> None:
+    [name], _ = library.add([turn(1, answer="Use Flask.")])
+    library.rate([name], 1)
+    fixed = library.fix(name, " Use FastAPI.\n")
+    assert (fixed.target, fixed.rejected, fixed.score) == ("Use FastAPI.", "Use Flask.", 5)
+    for text in ("", "  ", "Use FastAPI."):
+        with pytest.raises(DataError):
+            library.fix(name, text)
+    assert library.fix(name, "Use Flask.").rejected is None
+
+
+def test_ids_by_their_beginning(library: Library) -> None:
+    [name], _ = library.add([turn(1)])
+    assert library.get(name[:4]).id == name
+    assert library.get(name.upper()).id == name
+    for wrong in ("", name[:3], "zzzz", "%", name + "0", "ab' OR 1"):
+        with pytest.raises(NotFound):
+            library.get(wrong)
+
+
+def test_an_ambiguous_beginning_is_refused(library: Library) -> None:
+    library.add([turn(1), turn(2)])
+    connection = library._connection()
+    for number, row in enumerate(connection.execute("SELECT id FROM examples").fetchall()):
+        connection.execute("UPDATE examples SET id = ? WHERE id = ?", (f"abcd{number}00000", row[0]))
+    with pytest.raises(NotFound, match="More than one"):
+        library.get("abcd")
+    assert library.get("abcd1").id == "abcd100000"
+
+
+def test_finding(library: Library) -> None:
+    library.add([turn(1, answer="STRASSE 100%"), turn(2, answer="other"), turn(3, session="s2", answer="third")])
+    assert [e.answer for e in library.find()] == ["third", "other", "STRASSE 100%"]
+    assert [e.answer for e in library.find(search="straße 100%")] == ["STRASSE 100%"]
+    assert library.find(search="_") == []
+    assert len(library.find(limit=2)) == 2
+    library.rate([library.find()[0].id], 5)
+    assert len(library.find(unrated=True)) == 2
+    assert [e.session for e in library.last_session()] == ["s2"]
+
+
+def test_lone_surrogates_are_stored(library: Library) -> None:
+    [name], _ = library.add([turn(1, answer="cut emoji \ud83d here")])
+    assert library.get(name).answer.startswith("cut emoji ")
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, only text " * 50, b"SQLite format 3\0" + b"\xff" * 2000])
+def test_a_damaged_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "library.db"
+    path.write_bytes(content)
+    with Library(path) as library, pytest.raises(DataError):
+        library.counts()
+    assert path.read_bytes() == content
+
+
+def test_a_newer_library_is_left_alone(library: Library) -> None:
+    library.add([turn(1)])
+    library._connection().execute(f"PRAGMA user_version = {VERSION + 1}")
+    library.close()
+    with pytest.raises(DataError, match="newer"):
+        library.counts()
+
+
+WRITER = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from meton_plugins.finetune.library import Library
+    from meton_plugins.finetune.turn import Turn
+
+    with Library(Path(sys.argv[1])) as library:
+        for number in range(int(sys.argv[3])):
+            at = f"2026-03-02T09:00:00.{number:06}"
+            shared = Turn(session="both", at=at, question=f"q{number}", answer="same")
+            own = Turn(session=sys.argv[2], at=at, question=f"q{number}", answer="own")
+            library.add([shared])
+            [name], _ = library.add([own])
+            library.rate([name], 1 + number % 5)
+            print(name, 1 + number % 5, flush=True)
+    """
+)
+
+
+def start(path: Path, session: str, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(path), session, str(count)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_write_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "library.db"
+    writers = [start(path, session, 150) for session in ("a", "b")]
+    ended = [(writer.communicate(timeout=60), writer.returncode) for writer in writers]
+    assert [code for _, code in ended] == [0, 0], ended
+    with Library(path) as library:
+        counts = library.counts()
+    assert counts.examples == 450
+    assert counts.scores == dict.fromkeys(range(1, 6), 60)
+
+
+def test_kill_9_loses_no_acknowledged_rating(tmp_path: Path) -> None:
+    path = tmp_path / "library.db"
+    told: dict[str, int] = {}
+    for attempt in range(5):
+        writer = start(path, f"s{attempt}", 100000)
+        assert writer.stdout is not None
+        for _ in range(3 + 7 * attempt):
+            name, score = writer.stdout.readline().split()
+            told[name] = int(score)
+        time.sleep(0.001 * attempt)
+        os.kill(writer.pid, signal.SIGKILL)
+        rest, _ = writer.communicate(timeout=30)
+        for line in rest.splitlines(keepends=True):
+            if line.endswith("\n"):
+                told[line.split()[0]] = int(line.split()[1])
+    with Library(path) as library:
+        assert {name: library.get(name).score for name in told} == told
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
