@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock
+
 from .. import form
 from ..errors import DataError
 from ..library import Example, Library
@@ -77,7 +79,7 @@ def build(
     """
     if name is not None:
         check_name(name, "dataset")
-    made = plan(library, settings)
+    made = _decided(library, settings)
     sides = {split: rows(made.side(split), settings) for split in FILES}
     content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
@@ -97,13 +99,21 @@ def build(
         files=files,
         tokens=tokens,
     )
-    library.assign(made.splits)
     manifest = _freeze(out, manifest, content)
     if name is not None:
         private_dir(out / NAMES)
         with replacing(out / NAMES / name, "w") as file:
             file.write(manifest.id + "\n")
     return manifest
+
+
+def _decided(library: Library, settings: BuildSettings) -> Plan:
+    """The plan, with its sides on record."""
+    # Two builds at once, each from a library without sides, could put one conversation on two of them.
+    with FileLock(library.path.with_name("split.lock"), mode=0o600):
+        made = plan(library, settings)
+        library.assign(made.splits)
+    return made
 
 
 def rows(examples: Sequence[Example], settings: BuildSettings) -> list[Row]:

@@ -28,6 +28,7 @@ class Funnel:
 
     kept: list[Example]
     stages: list[Stage] = field(default_factory=list)
+    advice: dict[str, str] = field(default_factory=dict)
     secrets: Counter[str] = field(default_factory=Counter)
 
     def check(self) -> None:
@@ -39,7 +40,7 @@ class Funnel:
                     raise DataError("The library is empty: harvest conversations and rate some answers first.")
                 raise DataError(
                     f"Nothing is left for a dataset: the stage {stage.name!r} left out the last {before} of "
-                    f"{self.stages[0].kept} examples ({stage.advice})."
+                    f"{self.stages[0].kept} examples ({self.advice[stage.name]})."
                 )
             before = stage.kept
 
@@ -47,11 +48,12 @@ class Funnel:
 def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
     """Take `examples` through every stage of `settings`."""
     funnel = Funnel(list(examples))
-    funnel.stages.append(Stage(name="found", kept=len(funnel.kept), advice="harvest conversations first"))
+    funnel.stages.append(Stage(name="found", kept=len(funnel.kept)))
 
     def stage(name: str, advice: str, keep: Callable[[Example], bool]) -> None:
         funnel.kept = [example for example in funnel.kept if keep(example)]
-        funnel.stages.append(Stage(name=name, kept=len(funnel.kept), advice=advice))
+        funnel.stages.append(Stage(name=name, kept=len(funnel.kept)))
+        funnel.advice[name] = advice
 
     statuses = ("usable", "candidate") if settings.unrated else ("usable",)
     stage("rated usable", "rate answers with /+, or build with --unrated", lambda e: e.status in statuses)
@@ -75,7 +77,7 @@ def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
     funnel.kept = [_without_secrets(example, funnel.secrets) for example in funnel.kept]
     stage("clean of secrets", "their answers were mostly secrets", lambda e: placeholder_share(e.target) <= MOSTLY)
     funnel.kept = unique(funnel.kept)
-    funnel.stages.append(Stage(name="unique", kept=len(funnel.kept), advice="all were duplicates"))
+    funnel.stages.append(Stage(name="unique", kept=len(funnel.kept)))
     return funnel
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ..errors import DataError, NotFound
 from ..library.records import Split
@@ -47,7 +47,6 @@ class Stage(BaseModel):
 
     name: str
     kept: int
-    advice: str = Field("", exclude=True)
 
 
 class TokenStats(BaseModel):

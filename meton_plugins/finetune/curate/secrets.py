@@ -93,7 +93,7 @@ PATTERNS: Final = (
         "@",
         r"(?<![\w.+/-])(?!git@|noreply@)[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b",
     ),
-    _pattern("HOME", "/home/ /Users/", r"(?<![\w.])/(?:home|Users)/[A-Za-z0-9][\w.-]{0,63}"),
+    _pattern("HOME", "/home/ /Users/", r"(?<![\w.~])/(?:home|Users)/[A-Za-z0-9][\w.-]{0,63}"),
     _pattern("HOME", "\\Users\\", r"\b[A-Za-z]:\\{1,2}Users\\{1,2}[A-Za-z0-9][\w.-]{0,63}"),
 )
 

@@ -1,0 +1,419 @@
+"""From the library to a dataset: secrets, quality, duplicates, the split for life, frozen files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meton_plugins.finetune import form
+from meton_plugins.finetune.curate import dataset
+from meton_plugins.finetune.curate.duplicates import fold, key, unique
+from meton_plugins.finetune.curate.quality import judge
+from meton_plugins.finetune.curate.secrets import placeholder_share, scrub
+from meton_plugins.finetune.curate.split import assign, target
+from meton_plugins.finetune.errors import DataError, NotFound, UsageError
+from meton_plugins.finetune.library import Example, Library
+from meton_plugins.finetune.library.records import Split
+from meton_plugins.finetune.paths import Home
+from meton_plugins.finetune.settings import BuildSettings
+from meton_plugins.finetune.turn import Message, ToolUse, Turn
+
+
+def example(name: str = "e1", session: str = "s1", **more: Any) -> Example:
+    values = {"question": f"Question {name}?", "answer": f"A long enough answer {name}.", "at": "2026-03-02T09:00:00"}
+    return Example.model_validate({"id": name, "session": session, "source": "meton", **values, **more})
+
+
+def sessions(count: int, each: int = 1, **more: Any) -> list[Example]:
+    return [example(f"e{s}x{n}", f"s{s}", **more) for s in range(count) for n in range(each)]
+
+
+# Built in parts, so that no scanner takes this file for a leak.
+SECRETS = {
+    "aws": ("AKIA" + "QZ7NVK3MRB5TYWXC", "AWS_KEY"),
+    "github": ("ghp" + "_" + "aB3dE5" * 6, "GITHUB_TOKEN"),
+    "github-fine": ("github" + "_pat_" + "11AB" * 8, "GITHUB_TOKEN"),
+    "gitlab": ("glpat" + "-" + "x1Y2z3" * 4, "GITLAB_TOKEN"),
+    "openai": ("sk" + "-proj-" + "aB3dE5" * 7, "API_KEY"),
+    "anthropic": ("sk" + "-ant-api03-" + "aB3dE5" * 7, "API_KEY"),
+    "hugging-face": ("hf" + "_" + "aBcDeF" * 6, "API_KEY"),
+    "google": ("AIza" + "Sy3" * 11 + "ab", "API_KEY"),
+    "slack": ("xoxb" + "-123456789012-abcDEF123", "SLACK_TOKEN"),
+    "stripe": ("sk" + "_live_" + "4eC39HqLyjWDarjtT1", "STRIPE_KEY"),
+    "npm": ("npm" + "_" + "aB3dE5" * 6, "PACKAGE_TOKEN"),
+    "sendgrid": ("SG" + "." + "aB3dE5" * 3 + "." + "aB3dE5" * 7, "MAIL_KEY"),
+    "telegram": ("123456789" + ":AA" + "b" * 33, "BOT_TOKEN"),
+    "jwt": ("eyJ" + "hbGciOiJIUzI1NiJ9" + ".eyJ" + "zdWIiOiIxMjM0In0" + ".c2lnbmF0dXJl", "JWT"),
+    "pem": ("-----BEGIN RSA PRIVATE" + " KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----", "PRIVATE_KEY"),
+    "url": ("postgres://harbor:" + "s3cr3t-pw" + "@db.internal:5432/x", "CREDENTIALS"),
+    "assignment": ('password = "' + "tr0ub4dor&3x" + '"', "PASSWORD"),
+    "environment": ("HARBOR_SECRET=" + "q9w8e7r6t5y4", "PASSWORD"),
+    "e-mail": ("mira.k" + "@" + "harbor-team.net", "EMAIL"),
+    "home": ("/home/" + "mira/work", "HOME"),
+    "windows": ("C:\\Users\\" + "Mira\\work", "HOME"),
+}
+
+
+@pytest.mark.parametrize(("secret", "kind"), SECRETS.values(), ids=SECRETS)
+def test_secrets_become_placeholders(secret: str, kind: str) -> None:
+    before = f"Take this:\n{secret}\nand go."
+    [first, second], counts = scrub([before, f"again\n{secret}\n"])
+    assert counts == {kind: 1}
+    assert f"<{kind}_1>" in first
+    assert f"<{kind}_1>" in second
+    assert first.startswith("Take this:\n")
+    assert first.endswith("\nand go.")
+    assert scrub([first, second]) == ([first, second], {})
+
+
+CLEAN = {
+    "decorator": "@pytest.fixture\ndef f(): ...",
+    "ssh remote": "git clone git@github.com:team/harbor.git",
+    "environment read": 'token = os.environ["HARBOR_TOKEN"]',
+    "tokenizer": 'tokenizer = "bert-base-uncased-v2"',
+    "placeholder": 'api_key = "your-api-key-here"',
+    "call": "password = get_password(user)",
+    "sha": "commit 3f786850e387550fdab836ed7e6dc881de23001b",
+    "uuid": "5e551011-0000-4000-8000-000000000000",
+    "url": "https://docs.python.org/3/library/re.html#re.sub",
+    "address": "http://127.0.0.1:11434/api/generate",
+    "maths": "a @ b.T and x@y",
+    "home word": "see ~/home/readme and the /home page",
+}
+
+
+@pytest.mark.parametrize("text", CLEAN.values(), ids=CLEAN)
+def test_clean_text_is_left_alone(text: str) -> None:
+    assert scrub([text]) == ([text], {})
+
+
+def test_numbers_go_on_after_those_in_the_text() -> None:
+    [text], counts = scrub(["<EMAIL_3> wrote to " + "mira" + "@" + "harbor-team.net"])
+    assert text == "<EMAIL_3> wrote to <EMAIL_4>"
+    assert counts == {"EMAIL": 1}
+    assert placeholder_share("<EMAIL_3>") == 1.0
+    assert placeholder_share("no secret") == 0.0
+
+
+BAD_ANSWERS = {
+    "code": "Here it is:\n```python\ndef f(:\n    pass\n```",
+    "code in json": 'Here it is, as you wanted:\n```json\n{"a": }\n```',
+    "refusal": "I'm sorry, but I cannot help with that request.",
+    "repetition": "the same words again and " * 20,
+    "truncation": "Here is the code that you want:\n```text\nhello",
+    "length": "Yes.",
+}
+
+
+@pytest.mark.parametrize(("name", "answer"), BAD_ANSWERS.items(), ids=BAD_ANSWERS)
+def test_quality_says_what_is_wrong(name: str, answer: str) -> None:
+    part = name.split()[0]
+    quality = judge(example(answer=answer))
+    assert quality.parts[part] < 1
+    assert quality.reasons[part]
+    assert quality.score < judge(example()).score == 1.0
+
+
+@pytest.mark.parametrize("score", [1, 2, 4, 5])
+@pytest.mark.parametrize("answer", [*BAD_ANSWERS.values(), "A long and good answer."])
+def test_the_users_rating_outweighs_the_rest(score: int, answer: str) -> None:
+    quality = judge(example(answer=answer, score=score))
+    assert (quality.score >= BuildSettings().quality_threshold) == (score >= 4)
+    assert "rating" in quality.parts
+
+
+def test_good_code_is_not_blamed() -> None:
+    answer = "```python\n    if x:\n        return 1\n```\n\n```py\n>>> f(1)\n2\n```\n\n```json\n[1]\n```"
+    assert judge(example(answer=answer)).parts["code"] == 1.0
+
+
+def test_duplicates_are_equal_but_for_case_width_and_space() -> None:
+    one = example("a", answer="Use  FastAPI\n now.")
+    same = example("b", question=one.question.upper(), answer="use ＦastAPI now.")
+    other = example("c", question=one.question, answer="Use Flask now.")
+    assert key(one) == key(same) != key(other)
+    assert fold(" ﬁne\tTEXT ") == "fine text"
+    assert [e.id for e in unique([one, same, other])] == ["a", "c"]
+    rated = same.model_copy(update={"score": 5})
+    assert [e.id for e in unique([one, rated, other])] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("count", "each", "judging"),
+    [(1, 30, 0), (2, 10, 0), (3, 1, 1), (12, 1, 1), (20, 1, 2), (40, 1, 8), (200, 1, 20), (100, 5, 50)],
+)
+def test_sizes_of_the_sides(count: int, each: int, judging: int) -> None:
+    examples = sessions(count, each)
+    sides = Counter(assign(examples, {e.id for e in examples}).values())
+    assert target(len(examples), count) == judging
+    assert sides["heldout"] == sides["validation"] == judging
+    assert sides["train"] == len(examples) - 2 * judging
+
+
+@pytest.mark.parametrize(
+    "sizes", [(100, 1, 1), (10, 10, 4), (1, 1, 1), (1000, 30, 30, 1)], ids=lambda sizes: "-".join(map(str, sizes))
+)
+def test_every_side_has_somebody_from_three_conversations_on(sizes: tuple[int, ...]) -> None:
+    examples = [example(f"e{s}x{n}", f"s{s}") for s, size in enumerate(sizes) for n in range(size)]
+    sides = Counter(assign(examples, {e.id for e in examples}).values())
+    assert set(sides) == {"train", "validation", "heldout"}
+    assert sides["train"] >= max(sizes)
+
+
+def test_a_conversation_and_its_duplicates_lie_on_one_side() -> None:
+    examples = sessions(60, 3)
+    copies = [
+        example(f"c{n}", f"copy{n}", question=examples[n * 9].question, answer=examples[n * 9].answer) for n in range(9)
+    ]
+    sides = assign(examples + copies, {e.id for e in examples + copies})
+    for session in {e.session for e in examples}:
+        assert len({sides[e.id] for e in examples if e.session == session}) == 1
+    for n, copy in enumerate(copies):
+        assert sides[copy.id] == sides[examples[n * 9].id]
+
+
+def with_sides(examples: list[Example], sides: dict[str, Split]) -> list[Example]:
+    return [e.model_copy(update={"split": sides.get(e.id, e.split)}) for e in examples]
+
+
+def test_a_side_is_for_life() -> None:
+    first = sessions(30)
+    sides = assign(first, {e.id for e in first})
+    assert assign(list(reversed(first)), {e.id for e in first}) == sides
+    grown = with_sides(first, sides) + [example(f"late{n}", f"new{n}") for n in range(70)]
+    later = assign(grown, {e.id for e in grown})
+    assert {name: later[name] for name in sides} == sides
+    assert Counter(later.values()) == {"train": 80, "validation": 10, "heldout": 10}
+
+
+def test_merged_groups_take_the_stricter_side() -> None:
+    pairs: list[tuple[Split, Split, Split]] = [
+        ("train", "heldout", "heldout"), ("train", "validation", "validation"), ("validation", "heldout", "heldout"),
+    ]  # fmt: skip
+    for one, other, stricter in pairs:
+        merged = [example("a", "s1", split=one), example("b", "s2", split=other, question="Question a?")]
+        merged[1] = merged[1].model_copy(update={"answer": merged[0].answer})
+        assert assign(merged, {"a", "b"}) == {"a": stricter, "b": stricter}
+
+
+def test_what_is_not_chosen_still_follows_its_conversation() -> None:
+    examples = sessions(12, 2)
+    sides = assign(examples, {e.id for e in examples if e.id.endswith("x0")})
+    assert len(sides) == 24
+    assert all(sides[e.id] == sides[e.id.replace("x1", "x0")] for e in examples)
+
+
+@pytest.fixture
+def place(home: Path) -> Home:
+    return Home(home)
+
+
+@pytest.fixture
+def library(place: Home) -> Iterator[Library]:
+    with Library(place.library) as library:
+        yield library
+
+
+def fill(library: Library, count: int = 12, each: int = 3, score: int | None = 5) -> list[str]:
+    turns = []
+    for s in range(count):
+        context: tuple[Message, ...] = ()
+        for n in range(each):
+            question, answer = f"What of {s} and {n}?", f"The answer is {s} times {n}."
+            at = f"2026-03-{s % 28 + 1:02}T09:{n:02}:00"
+            turns.append(Turn(session=f"s{s}", at=at, question=question, answer=answer, context=context))
+            context += (Message(role="user", content=question), Message(role="assistant", content=answer))
+    ids, _ = library.add(turns)
+    if score is not None:
+        library.rate(ids, score)
+    return ids
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_dataset_is_frozen_and_reproducible(library: Library, place: Home, tmp_path: Path) -> None:
+    ids = fill(library)
+    library.fix(ids[0], "A corrected answer.")
+    manifest = dataset.build(library, BuildSettings(), place.datasets)
+    folder = place.datasets / manifest.id
+    before = files(folder)
+    assert set(before) == {"train.jsonl", "validation.jsonl", "heldout.jsonl", "pairs.jsonl", "manifest.json"}
+    assert [path.name for path in place.datasets.iterdir()] == [manifest.id]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
+    assert dataset.build(library, BuildSettings(), place.datasets) == manifest
+    assert files(folder) == before
+    assert dataset.build(library, BuildSettings(), tmp_path / "elsewhere").id == manifest.id
+    assert files(tmp_path / "elsewhere" / manifest.id) == before
+    assert dataset.build(library, BuildSettings(form="plain"), place.datasets).id != manifest.id
+
+
+def test_the_order_of_harvests_does_not_matter(library: Library, place: Home, tmp_path: Path) -> None:
+    fill(library)
+    first = dataset.build(library, BuildSettings(), place.datasets)
+    with Library(tmp_path / "other.db") as other:
+        for e in library.find():
+            values = e.model_dump(include={"session", "at", "question", "answer", "context"})
+            other.rate(other.add([Turn.model_validate(values)])[0], 5)
+        assert dataset.build(other, BuildSettings(), tmp_path / "out").id == first.id
+
+
+def test_rows_hold_the_form_and_the_context(library: Library, place: Home) -> None:
+    fill(library)
+    built = dataset.load(place.datasets / dataset.build(library, BuildSettings(context_turns=1), place.datasets).id)
+    rows = {row.id: row for row in built.train + built.validation + built.heldout}
+    assert len(rows) == 36
+    last = next(e for e in library.find() if e.question == "What of 4 and 2?")
+    [user, assistant] = rows[last.id].messages
+    assert user.content == form.prompt(last.question, last.context[-2:])
+    assert assistant.content == form.wrap(last.answer)
+    assert {row.session for row in built.train} & {row.session for row in built.validation + built.heldout} == set()
+    plain = dataset.load(place.datasets / dataset.build(library, BuildSettings(form="plain"), place.datasets).id)
+    row = next(row for row in plain.train + plain.validation + plain.heldout if row.id == last.id)
+    assert [m.role for m in row.messages] == ["user", "assistant"] * 3
+    assert row.messages[-1].content == last.answer
+
+
+def test_tools_are_part_of_what_is_asked(library: Library, place: Home) -> None:
+    use = ToolUse(name="code_executor", output="42")
+    turn = Turn(session="s", at="2026", question="Run it", answer="The program prints 42.", tools=(use,))
+    library.rate(library.add([turn])[0], 5)
+    for wanted in ("meton", "plain"):
+        settings = BuildSettings.model_validate({"form": wanted})
+        built = dataset.load(place.datasets / dataset.build(library, settings, place.datasets).id)
+        assert "- code_executor: 42" in built.train[0].messages[-2].content
+
+
+def test_corrections_become_pairs(library: Library, place: Home) -> None:
+    ids = fill(library, 1)
+    library.rate(ids, 1)
+    library.fix(ids[1], "The better answer.")
+    manifest = dataset.build(library, BuildSettings(form="plain"), place.datasets)
+    assert manifest.counts == {"train": 1, "validation": 0, "heldout": 0, "pairs": 1}
+    [pair] = [json.loads(line) for line in (place.datasets / manifest.id / "pairs.jsonl").read_text().splitlines()]
+    assert (pair["chosen"], pair["rejected"]) == ("The better answer.", "The answer is 0 times 1.")
+    assert pair["prompt"][-1] == {"role": "user", "content": "What of 0 and 1?"}
+
+
+def test_the_funnel_counts_each_loss(library: Library, place: Home) -> None:
+    ids = fill(library, 6, 3)
+    library.rate(ids[:3], 1)
+    library.rate(ids[3:5], 3)
+    twin = Turn(session="twin", at="2027", question="what of 5 AND 2?", answer="the answer is 5 times 2.")
+    library.rate(library.add([twin])[0], 5)
+    made = dataset.plan(library, BuildSettings(filter_keyword="5"))
+    kept = [stage.kept for stage in made.funnel.stages]
+    names = [stage.name for stage in made.funnel.stages]
+    assert names == ["found", "rated usable", "long enough", "keyword", "quality", "clean of secrets", "unique"]
+    assert kept == [19, 14, 14, 4, 4, 4, 3]
+    unrated = dataset.plan(library, BuildSettings(unrated=True)).funnel.stages[1]
+    assert unrated.kept == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "score", "stage"),
+    [
+        ({}, None, "rated usable"),
+        ({}, 2, "rated usable"),
+        ({"min_length": 500}, 5, "long enough"),
+        ({"max_length": 5}, 5, "long enough"),
+        ({"filter_keyword": "zebra"}, 5, "keyword"),
+        ({"quality_threshold": 1.0}, 4, "quality"),
+    ],
+    ids=["unrated", "bad", "short", "long", "keyword", "quality"],
+)
+def test_nothing_left_names_the_stage(
+    library: Library, place: Home, settings: dict[str, Any], score: int | None, stage: str
+) -> None:
+    fill(library, 3, score=score)
+    with pytest.raises(DataError, match=f"'{stage}'"):
+        dataset.build(library, BuildSettings.model_validate(settings), place.datasets)
+    assert not place.datasets.exists()
+    assert all(e.split is None for e in library.find())
+
+
+def test_an_empty_library_is_one_sentence(library: Library, place: Home) -> None:
+    with pytest.raises(DataError, match="library is empty"):
+        dataset.build(library, BuildSettings(), place.datasets)
+
+
+def test_secrets_that_came_later_are_taken_out_again(library: Library, place: Home) -> None:
+    ids = fill(library, 3, 1)
+    key_text = "sk" + "-ant-" + "aB3" * 12
+    library.fix(ids[0], f"Use the key {key_text} for it.")
+    library.fix(ids[1], key_text)
+    manifest = dataset.build(library, BuildSettings(), place.datasets)
+    assert manifest.secrets == {"API_KEY": 2}
+    assert {stage.name: stage.kept for stage in manifest.funnel}["clean of secrets"] == 2
+    assert all(key_text.encode() not in raw for raw in files(place.datasets / manifest.id).values())
+
+
+def test_tokens_are_counted_where_somebody_counts(library: Library, place: Home) -> None:
+    fill(library)
+    assert dataset.build(library, BuildSettings(), place.datasets).tokens is None
+
+    def count(chats: list[list[Message]]) -> list[int]:
+        return [600 if number == 0 else 10 * (number + 1) for number in range(len(chats))]
+
+    base = {"name": "tiny.gguf"}
+    tokens = dataset.build(library, BuildSettings(), place.datasets, base=base, count_tokens=count).tokens
+    assert tokens is not None
+    assert (tokens.min, tokens.max, tokens.total) == (20, 600, 600 + 10 * sum(range(2, 37)))
+    assert tokens.over == {512: 1, 1024: 0, 2048: 0, 4096: 0}
+    assert tokens.base == base
+    assert dataset.build(library, BuildSettings(), place.datasets).tokens == tokens
+
+
+def test_finding_a_dataset(library: Library, place: Home) -> None:
+    with pytest.raises(NotFound, match="no dataset yet"):
+        dataset.resolve(place)
+    fill(library)
+    first = dataset.build(library, BuildSettings(), place.datasets, name="first")
+    second = dataset.build(library, BuildSettings(form="plain"), place.datasets)
+    where = {m.id: place.datasets / m.id for m in (first, second)}
+    assert dataset.resolve(place, "latest") == where[second.id]
+    assert dataset.resolve(place, "first") == where[first.id]
+    assert dataset.resolve(place, first.id[:8]) == where[first.id]
+    assert dataset.resolve(place, str(where[first.id])) == where[first.id]
+    dataset.build(library, BuildSettings(), place.datasets)
+    assert dataset.resolve(place) == where[first.id]
+    assert [m.id for m in dataset.versions(place)] == [first.id, second.id]
+    assert dataset.names(place) == {"first": first.id}
+    for wrong in ("", "nope", "../x"):
+        with pytest.raises(NotFound):
+            dataset.resolve(place, wrong)
+    with pytest.raises(UsageError):
+        dataset.build(library, BuildSettings(), place.datasets, name="../up")
+
+
+@pytest.mark.parametrize("file", ["train.jsonl", "heldout.jsonl", "pairs.jsonl", "manifest.json"])
+def test_a_changed_dataset_is_refused(library: Library, place: Home, file: str) -> None:
+    fill(library)
+    path = place.datasets / dataset.build(library, BuildSettings(), place.datasets).id
+    (path / file).write_bytes((path / file).read_bytes()[:-3] + b"x")
+    with pytest.raises(DataError):
+        dataset.load(path)
+    (path / file).unlink()
+    with pytest.raises((DataError, NotFound)):
+        dataset.load(path)
+
+
+def test_a_full_disk_leaves_nothing_half(library: Library, place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(library)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("meton_plugins.finetune.curate.build.write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        dataset.build(library, BuildSettings(), place.datasets)
+    assert list(place.datasets.iterdir()) == []
+    monkeypatch.undo()
+    assert dataset.load(place.datasets / dataset.build(library, BuildSettings(), place.datasets).id).train
