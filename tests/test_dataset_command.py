@@ -60,7 +60,7 @@ def test_the_command_names_its_words() -> None:
     command = make(RecordingHost(Path()), Home(Path()))
     assert command.name == "/dataset"
     assert command.verbs == tuple(VERBS)
-    assert command.aliases == ("/+", "/-", "/fix")
+    assert dict(command.aliases) == {"/+": "rate good", "/-": "rate bad", "/fix": "fix"}
     assert all(words.split()[0] in VERBS for words in ALIASES.values())
 
 
@@ -117,6 +117,9 @@ def test_rating_by_name_and_session(full: Typed) -> None:
         ('"Quoted whole."', "Quoted whole."),
         ('"Quoted" in part', '"Quoted" in part'),
         ("--turn -2 The one before.", "The one before."),
+        (shlex.join(["it's", "x[i]", "now"]), "it's x[i] now"),
+        (shlex.join(["two\nlines of it's text"]), "two\nlines of it's text"),
+        ("two  spaces", "two  spaces"),
         ("a\\nb $HOME `id`", "a\\nb $HOME `id`"),
         ("decade of added facade", "decade of added facade"),
     ],

@@ -37,7 +37,7 @@ def make(host: Host, home: Home) -> Command:
     def run(text: str) -> int:
         return guarded(host, lambda: _dispatch(host, home, text))
 
-    return Command(name="/dataset", summary=SUMMARY, run=run, verbs=tuple(VERBS), aliases=tuple(ALIASES))
+    return Command(name="/dataset", summary=SUMMARY, run=run, verbs=tuple(VERBS), aliases=ALIASES)
 
 
 def _dispatch(host: Host, home: Home, text: str) -> int:

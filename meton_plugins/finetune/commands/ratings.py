@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotFound, UsageError
@@ -139,15 +140,18 @@ def _fix_words(rest: str) -> tuple[str | None, str | None, str]:
         raise UsageError("--turn needs a number, such as -2.")
     if name and turn:
         raise UsageError("Name an example or use --turn, not both.")
-    if text[:1] in ("'", '"'):
-        # One quoted word is what a shell's command line turns into.
-        try:
-            words = split(text)
-        except UsageError:
-            words = []
-        if len(words) == 1:
-            text = words[0]
-    return name, turn, text
+    return name, turn, _unquoted(text)
+
+
+def _unquoted(text: str) -> str:
+    """`text` without the quotes of one quoted word, or those with which a shell's words were joined to a line."""
+    try:
+        words = split(text)
+    except UsageError:
+        return text
+    if (len(words) == 1 and text[0] in "'\"") or shlex.join(words) == text:
+        return " ".join(words)
+    return text
 
 
 def _meaning(example: Example) -> str:
