@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meton_plugins.finetune import form
-from meton_plugins.finetune.curate import dataset
+from meton_plugins.finetune.curate import build, dataset
 from meton_plugins.finetune.curate.duplicates import fold, key, unique
 from meton_plugins.finetune.curate.quality import judge
 from meton_plugins.finetune.curate.secrets import placeholder_share, scrub
@@ -417,3 +419,26 @@ def test_a_full_disk_leaves_nothing_half(library: Library, place: Home, monkeypa
     assert list(place.datasets.iterdir()) == []
     monkeypatch.undo()
     assert dataset.load(place.datasets / dataset.build(library, BuildSettings(), place.datasets).id).train
+
+
+def test_two_builds_at_once_agree_on_the_sides(library: Library, place: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(library, 60, 1)
+    plan = build.plan
+
+    def slow(library: Library, settings: BuildSettings) -> dataset.Plan:
+        made = plan(library, settings)
+        time.sleep(0.2)
+        return made
+
+    monkeypatch.setattr(build, "plan", slow)
+
+    def run(keyword: str | None) -> dataset.Dataset:
+        with Library(place.library) as own:
+            manifest = dataset.build(own, BuildSettings(filter_keyword=keyword), place.datasets)
+        return dataset.load(place.datasets / manifest.id)
+
+    with ThreadPoolExecutor(2) as pool:
+        all_of_them, some = pool.map(run, [None, "1"])
+    sides = {row.id: side for side in ("train", "validation", "heldout") for row in getattr(all_of_them, side)}
+    for side in ("train", "validation", "heldout"):
+        assert {sides[row.id] for row in getattr(some, side)} <= {side}
