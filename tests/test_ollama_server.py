@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from meton_plugins.finetune.errors import FinetuneError, ModelError, NotFound, ServerError, UsageError
+from meton_plugins.finetune.gguf.tiny import make_tiny
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.serve.answers import CannotGenerate, version_of
 from meton_plugins.finetune.serve.bases import resolve_base
@@ -25,7 +26,6 @@ from meton_plugins.finetune.serve.slots import promote, rollback
 from meton_plugins.finetune.serve.templates import inherit, load_template
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.ollama_server import private_server
-from tests.support.tiny import make_tiny
 
 NASTY = 'Say """quotes"""\n"""\nPARAMETER stop evil\nFROM elsewhere\n'
 
@@ -237,6 +237,20 @@ def test_addresses_that_are_none(host: str) -> None:
         assert host == "http://"
 
 
+def test_a_real_server_without_llama_server(tiny: Path, home: Path, tmp_path: Path) -> None:
+    with private_server(tmp_path / "alone", shim=False) as running, Server(running.url) as server:
+        made = register(server, Home(home), tiny, "house", Modelfile())
+        assert "no llama-server program" in made.warnings[0]
+        with pytest.raises(CannotGenerate):
+            server.generate(made.tag, "x")
+
+
+def test_no_model_is_ever_pulled(server: Server) -> None:
+    with pytest.raises(FinetuneError):
+        server.create({"model": "x:1", "files": {}})
+    assert server.models() == []
+
+
 def test_nobody_there() -> None:
     for work in (
         Server("127.0.0.1:1").version,
@@ -259,6 +273,9 @@ def double(**answers: tuple[int, Any]) -> Iterator[Server]:
             length = int(self.headers.get("Content-Length") or 0)
             self.rfile.read(length)
             status, body = answers.get(self.path.removeprefix("/api/").split("/")[0], (404, "404 page not found"))
+            if status == DROPPED and self.command != "HEAD":
+                self.connection.close()
+                return
             data = (body if isinstance(body, str) else json.dumps(body)).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -272,7 +289,7 @@ def double(**answers: tuple[int, Any]) -> Iterator[Server]:
             """Quiet."""
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
     thread.start()
     try:
         with Server(f"127.0.0.1:{httpd.server_port}") as server:
@@ -281,6 +298,10 @@ def double(**answers: tuple[int, Any]) -> Iterator[Server]:
         httpd.shutdown()
         thread.join()
         httpd.server_close()
+
+
+#: A status for which the double closes the connection without a word.
+DROPPED = 499
 
 
 def stream(*events: dict[str, Any]) -> tuple[int, str]:
@@ -376,6 +397,27 @@ def test_an_answer_that_stops_in_the_middle() -> None:
 def test_an_upload_that_vanishes(tiny: Path) -> None:
     with double(blobs=(404, "")) as server, pytest.raises(ServerError):
         server.upload(tiny, digest_of(tiny))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param(lambda server, tiny: server.upload(tiny, digest_of(tiny)), id="upload"),
+        pytest.param(lambda server, _tiny: server.create({"model": "a:b"}), id="create"),
+        pytest.param(lambda server, _tiny: server.generate("a:b", "x"), id="generate"),
+        pytest.param(lambda server, _tiny: server.show("a:b"), id="show"),
+        pytest.param(lambda server, _tiny: server.models(), id="list"),
+        pytest.param(lambda server, _tiny: server.copy("a:b", "c:d"), id="copy"),
+        pytest.param(lambda server, _tiny: server.delete("a:b"), id="delete"),
+        pytest.param(lambda server, _tiny: server.version(), id="version"),
+    ],
+)
+def test_a_server_that_dies(tiny: Path, work: Callable[[Server, Path], object]) -> None:
+    names = ("blobs", "create", "generate", "show", "tags", "copy", "delete", "version")
+    with double(**dict.fromkeys(names, (DROPPED, ""))) as server:
+        with pytest.raises(ServerError) as caught:
+            work(server, tiny)
+        assert "try again" in caught.value.sentence or "start it" in caught.value.sentence
 
 
 def test_a_remote_models_blob_is_not_taken() -> None:

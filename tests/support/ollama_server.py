@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,11 @@ from tools.private_ollama import private_server as _private_server
 
 
 @contextlib.contextmanager
-def private_server(folder: Path | None = None) -> Iterator[PrivateServer]:
-    """A server with its models in `folder` (else a temporary one). Skips without one, fails with REQUIRE_OLLAMA=1."""
+def private_server(folder: Path | None = None, *, shim: bool = True) -> Iterator[PrivateServer]:
+    """A server with its models in `folder` (else a temporary one). Skips without one, fails with REQUIRE_OLLAMA=1.
+
+    Without `shim` it has no llama-server, as after a plain `go install`.
+    """
     try:
         program = executable()
     except Unavailable as error:
@@ -26,4 +30,7 @@ def private_server(folder: Path | None = None) -> Iterator[PrivateServer]:
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-")))
+        if not shim:
+            folder.mkdir(parents=True, exist_ok=True)
+            program = Path(shutil.copy(program, folder / "ollama"))
         yield stack.enter_context(_private_server(folder, program=program))

@@ -1,72 +1,62 @@
-"""What `/export model` left for a run: its GGUF files, and what they were made from."""
+"""What is to be registered: an exported run, or a GGUF file of whatever origin."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from ..errors import ConfigError, NotFound, UsageError
+from ..errors import NotFound, UsageError
 from ..paths import Home, check_name
+from ..train.runs import Run
+from .export import read_export
 
-__all__ = ["Exported", "ExportedFile", "load_export"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
+__all__ = ["Source", "find_source"]
 
 
-class ExportedBase(_Part):
-    """The model that the run was trained on."""
+class Source(NamedTuple):
+    """A GGUF, a name for the model, and, of a run: hash, base's name, Modelfile template with its SYSTEM, notes."""
 
-    path: str
-    name: str | None = None
+    path: Path
+    name: str
+    notes: dict[str, Any]
     sha256: str | None = None
-
-
-class ExportedFile(_Part):
-    """One quantization."""
-
-    quant: str
-    path: str
-    sha256: str | None = None
-    bytes: int = 0
-
-
-class Exported(_Part):
-    """`<home>/models/<run>/export.json`."""
-
-    run: str
-    base: ExportedBase
-    files: tuple[ExportedFile, ...]
+    base: str | None = None
     template: str | None = None
-
-    def pick(self, quant: str | None) -> ExportedFile:
-        """The file of that quantization; the newest where none is named."""
-        if quant is None and self.files:
-            return self.files[-1]
-        for file in self.files:
-            if quant is not None and file.quant.lower() == quant.lower():
-                return file
-        has = ", ".join(file.quant for file in self.files) or "nothing"
-        raise UsageError(
-            f"The run {self.run} has no export {quant or ''}: it has {has}; see `/export model {self.run}`."
-        )
+    system: str | None = None
 
 
-def load_export(home: Home, run: str) -> Exported:
-    """The export of `run`; paths in it are made absolute. NotFound says which command makes one."""
-    check_name(run, "run")
-    folder = home.models / run
-    try:
-        text = (folder / "export.json").read_bytes()
-    except FileNotFoundError as error:
-        if (home.runs / run).is_dir():
-            raise NotFound(f"The run {run} is not exported yet: type `/export model {run}`.") from error
-        raise NotFound(f"There is no file and no exported run {run}: see `/finetune runs`.") from error
-    try:
-        exported = Exported.model_validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(f"{folder / 'export.json'} cannot be read: type `/export model {run}` again.") from error
-    files = tuple(file.model_copy(update={"path": str(folder / Path(file.path))}) for file in exported.files)
-    return exported.model_copy(update={"files": files})
+def find_source(home: Home, text: str, quant: str | None = None) -> Source:
+    """The file `text`, else the run `text`: its export as `quant`, the newest where none is named."""
+    path = Path(text).expanduser()
+    if path.is_file():
+        if quant:
+            raise UsageError("--quant chooses among a run's exports; a file is what it is.")
+        return Source(path.resolve(), path.stem.lower(), {"file": str(path.resolve())})
+    if path.suffix == ".gguf" or "/" in text:
+        raise NotFound(f"There is no file {path}.")
+    check_name(text, "run")
+    export = read_export(home.models / text)
+    if export is None or not export.files:
+        if (home.runs / text).is_dir():
+            raise NotFound(f"The run {text} is not exported yet: type `/export model {text}`.")
+        raise NotFound(f"There is no file and no exported run {text}: see `/finetune runs`.")
+    named = [file for file in export.files if quant is None or file.quant == quant.lower()]
+    if not named:
+        has = ", ".join(file.quant for file in export.files)
+        raise UsageError(f"The run {text} is exported as {has}: type `/export model {text} --quant {quant}` first.")
+    file = named[-1]
+    if not Path(file.path).is_file():
+        raise NotFound(f"The exported file {file.path} is gone: type `/export model {text} --quant {file.quant}`.")
+    notes: dict[str, Any] = {"run": export.run, "quant": file.quant, "base": export.base}
+    system = None
+    run = Run(home.runs / text)
+    if (run.folder / "run.json").is_file():
+        record, state = run.record, run.state
+        system = record.system
+        notes |= {
+            "dataset": record.dataset,
+            "settings": record.settings.model_dump(mode="json"),
+            "base_loss": state.base_loss,
+            "best_loss": state.best_loss,
+        }
+    return Source(Path(file.path), export.run, notes, file.sha256, export.base.get("name"), export.template, system)

@@ -1,4 +1,7 @@
-"""Ollama's Modelfile: what it holds, read and written by the grammar of Ollama's own parser."""
+"""Ollama's Modelfile: what it holds, read and written by the grammar of Ollama's own parser.
+
+The one difference: that parser drops what Go calls unprintable (no-break spaces, joiners in emoji); this one keeps it.
+"""
 
 from __future__ import annotations
 

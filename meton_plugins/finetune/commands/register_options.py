@@ -1,0 +1,66 @@
+"""The words and flags of `/model-register`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ..serve.slots import SLOTS
+from .options import Parser
+
+__all__ = ["PARSERS", "VERBS", "overview"]
+
+VERBS: Final = ("add", "list", "templates", "promote", "rollback", "history")
+
+
+def overview() -> str:
+    """What the bare command says."""
+    lines = ["/model-register <run or gguf>: the same as `add`. Each takes --help.", ""]
+    return "\n".join(lines + [f"  {verb:10} {PARSERS[verb]().description}" for verb in VERBS])
+
+
+def _parser(verb: str, description: str) -> Parser:
+    return Parser(prog=f"/model-register {verb}", description=description)
+
+
+def _add_parser() -> Parser:
+    parser = _parser("add", "register an exported run, or a GGUF file, under meton-<name>")
+    parser.add_argument("source", metavar="RUN|GGUF")
+    parser.add_argument("--name", help="name of the model (default: the run's, or the file's)")
+    parser.add_argument("--quant", help="which of a run's exports (default: the newest)")
+    parser.add_argument("--template", help="Modelfile template (default: the one that the run was trained with)")
+    parser.add_argument("--slot", choices=SLOTS, help="then put it into this slot")
+    parser.add_argument("--yes", action="store_true", help="put it into the slot without asking")
+    return parser
+
+
+def _promote_parser() -> Parser:
+    parser = _parser("promote", "put a registered model into a slot, after asking")
+    parser.add_argument("model", metavar="NAME:TAG")
+    parser.add_argument("slot", choices=SLOTS, nargs="?", default=SLOTS[0])
+    parser.add_argument("--why", default="promoted", help="a word for the history")
+    parser.add_argument("--yes", action="store_true", help="without asking")
+    return parser
+
+
+def _rollback_parser() -> Parser:
+    parser = _parser("rollback", "give a slot back what it held before")
+    parser.add_argument("slot", choices=SLOTS, nargs="?", default=SLOTS[0])
+    parser.add_argument("--steps", type=int, default=1, metavar="N", help="how many swaps back (default: 1)")
+    return parser
+
+
+def _templates_parser() -> Parser:
+    parser = _parser("templates", "show the Modelfile templates, or one of them whole")
+    parser.add_argument("template", nargs="?")
+    return parser
+
+
+PARSERS: Final[dict[str, Callable[[], Parser]]] = {
+    "add": _add_parser,
+    "list": lambda: _parser("list", "show the registered models"),
+    "templates": _templates_parser,
+    "promote": _promote_parser,
+    "rollback": _rollback_parser,
+    "history": lambda: _parser("history", "show every swap of a slot"),
+}

@@ -1,0 +1,195 @@
+"""`/model-register`, as a user types it, against a real Ollama."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meton_plugins.finetune.commands import model_register
+from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
+from meton_plugins.finetune.paths import Home
+from meton_plugins.finetune.serve.ollama import Server
+from meton_plugins.host.config_file import ConfigFile
+from tests.support.host import RecordingHost
+from tests.support.ollama_server import private_server
+
+CONFIG = "# mine\nmodels:\n  primary: big:32b\n  fallback: small:8b\n"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with private_server(tmp_path_factory.mktemp("ollama")) as running:
+        yield running.url
+
+
+@pytest.fixture
+def exported(home: Path) -> Path:
+    """The export of a run `house`, as `/export model` leaves it."""
+    folder = Home(home).make().models / "house"
+    folder.mkdir(parents=True)
+    files = []
+    for seed, quant in enumerate(("q8_0", "q4_k_m")):
+        path = make_tiny(folder / f"house-{quant}.gguf", TinyShape(seed=seed))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        files.append({"quant": quant, "path": str(path), "sha256": digest, "bytes": path.stat().st_size})
+    base = {"path": "/nowhere.gguf", "name": None, "sha256": "0" * 64}
+    export = {"run": "house", "base": base, "template": "explainer", "files": files}
+    (folder / "export.json").write_text(json.dumps({**export, "adapter_sha256": "0", "created": "2026-11-22"}))
+    return folder
+
+
+@pytest.fixture
+def offline(home: Path, tmp_path: Path) -> RecordingHost:
+    """A host whose Ollama server is away."""
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    Home(home).make().settings.write_text('[serve]\nollama_host = "127.0.0.1:1"\n')
+    return RecordingHost(home, slots=ConfigFile(tmp_path / "config.yaml"))
+
+
+@pytest.fixture
+def host(offline: RecordingHost, url: str) -> Iterator[RecordingHost]:
+    (offline.data_dir / "settings.toml").write_text(f'[serve]\nollama_host = "{url}"\n')
+    yield offline
+    with Server(url) as server:
+        for model in server.models():
+            server.delete(model.name)
+
+
+def run(host: RecordingHost, line: str) -> int:
+    host.clear()
+    return model_register.make(host).run(line)
+
+
+def test_register_promote_roll_back(host: RecordingHost, exported: Path) -> None:
+    assert run(host, "house --slot primary --yes --quant q8_0") == 0
+    assert "Registered meton-house:v1-" in host.output
+    assert "PARAMETER temperature 0.6 is overridden by Meton" in host.output
+    assert "primary: big:32b → meton-house:v1-" in host.output
+    assert host.slots is not None
+    tag = host.slots.read()["primary"]
+    assert tag in host.slots.path.read_text()
+    assert host.slots.path.read_text().startswith("# mine\n")
+
+    host.json = True
+    assert run(host, "add house --quant q8_0") == 0
+    made = host.last_json()["model"]
+    assert (made["tag"], made["fresh"]) == (tag, False)
+    assert (made["notes"]["run"], made["notes"]["template"]) == ("house", "explainer")
+    assert run(host, "list") == 0
+    assert [(row["model"], row["slot"], row["server"]) for row in host.last_json()] == [(tag, "primary", "yes")]
+    assert run(host, "rollback primary") == 0
+    assert host.last_json()["new"] == "big:32b"
+    assert run(host, "history") == 0
+    assert [(row["new"], row["state"]) for row in host.last_json()] == [(tag, "done"), ("big:32b", "done")]
+    assert host.slots.path.read_text() == CONFIG
+
+    host.json = False
+    for verb in ("list", "history", "templates", "templates basic"):
+        assert run(host, verb) == 0
+    assert run(host, "rollback") == 1
+    assert "Nothing to roll back" in host.output
+
+
+def test_the_newest_export_and_another_template(host: RecordingHost, exported: Path) -> None:
+    assert run(host, "house --template basic --name other") == 0
+    assert "Registered meton-other:v1-" in host.output
+    assert "trained with the SYSTEM of explainer" in host.output
+    assert "/model-register promote meton-other:v1-" in host.output
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [(True, 0, "primary: big:32b →"), (False, 1, "primary keeps big:32b"), (None, 2, "add --yes")],
+    ids=["yes", "no", "nobody"],
+)
+def test_promoting_asks(host: RecordingHost, exported: Path, answer: bool | None, code: int, words: str) -> None:
+    host._answers = iter((answer,))
+    assert run(host, "house --slot primary") == code
+    assert words in host.output
+    assert len(host.asked) == 1
+    assert "big:32b" in host.asked[0]
+    assert host.slots is not None
+    assert (host.slots.read()["primary"] == "big:32b") is (code != 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        pytest.param(
+            "promote meton-x:v1 --yes", 1, "does not list meton-x:v1, so primary keeps big:32b", id="not-listed"
+        ),
+        pytest.param("promote big --yes", 2, "name:tag", id="no-tag"),
+        pytest.param("promote a:b quick --yes", 2, "invalid choice", id="slot"),
+        pytest.param("promote", 2, "required", id="nothing-named"),
+        pytest.param("rollback --steps x", 2, "invalid int", id="steps"),
+        pytest.param("nope", 1, "no file and no exported run nope", id="no-run"),
+        pytest.param("add nope.gguf", 1, "There is no file nope.gguf", id="no-file"),
+        pytest.param("house --quant q2_k", 2, "/export model house --quant q2_k", id="quant"),
+        pytest.param("house --template nope", 1, "no template nope", id="template"),
+        pytest.param("house --name Über", 2, "cannot name a model", id="name"),
+        pytest.param("[bold]", 2, "'[bold]' cannot name a run", id="markup"),
+        pytest.param("templates nope", 1, "no template nope", id="templates"),
+        pytest.param('add "open', 2, "close the quote", id="quote"),
+        pytest.param("--wrong", 2, "required", id="flag"),
+    ],
+)
+def test_bad_lines_get_one_sentence(host: RecordingHost, exported: Path, line: str, code: int, words: str) -> None:
+    assert run(host, line) == code
+    assert words in host.output
+    assert host.output.startswith("✗ ")
+    assert host.output.count("\n") == 1
+    assert host.slots is not None
+    assert host.slots.path.read_text() == CONFIG
+
+
+def test_an_export_that_changed_is_refused(host: RecordingHost, exported: Path) -> None:
+    with (exported / "house-q4_k_m.gguf").open("ab") as file:
+        file.write(b"x")
+    assert run(host, "house") == 1
+    assert "is not what was exported" in host.output
+
+
+def test_a_file_by_its_path(host: RecordingHost, tmp_path: Path) -> None:
+    make_tiny(tmp_path / "Mine.gguf")
+    assert run(host, f"add {tmp_path / 'Mine.gguf'}") == 0
+    assert "Registered meton-mine:v1-" in host.output
+
+
+def test_no_config(host: RecordingHost, exported: Path) -> None:
+    host.slots = None
+    assert run(host, "house --slot primary --yes") == 2
+    assert "serve.config in settings.toml" in host.output
+    assert run(host, "list") == 0
+
+
+def test_config_that_is_broken(host: RecordingHost, exported: Path) -> None:
+    assert host.slots is not None
+    host.slots.path.write_text("models: [")
+    assert run(host, "house --slot primary --yes") == 1
+    assert "is not YAML" in host.output
+    assert run(host, "rollback") == 1
+
+
+def test_with_the_server_away(offline: RecordingHost, exported: Path) -> None:
+    for line in ("house", "promote meton-x:v1 --yes"):
+        assert run(offline, line) == 1
+        assert "start it with `ollama serve`" in offline.output
+    assert run(offline, "list") == 0
+    assert run(offline, "history") == 0
+    assert run(offline, "rollback") == 1
+    assert "Nothing to roll back" in offline.output
+
+
+@pytest.mark.parametrize("line", ["", "--help", "-h", *(f"{verb} --help" for verb in model_register.VERBS)])
+def test_help(offline: RecordingHost, line: str) -> None:
+    assert run(offline, line) == 0
+    assert "/model-register" in offline.output
+
+
+def test_the_command_names_its_verbs(offline: RecordingHost) -> None:
+    command = model_register.make(offline)
+    assert (command.name, command.verbs) == ("/model-register", model_register.VERBS)
