@@ -15,6 +15,7 @@ import pytest
 from support.host import RecordingHost
 
 from meton_plugins.finetune.commands.dataset import ALIASES, VERBS, make
+from meton_plugins.finetune.errors import EngineError, FinetuneError, ModelError
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
 
@@ -273,6 +274,39 @@ def test_build_can_harvest_first(typed: Typed) -> None:
 def test_a_base_from_the_settings_may_be_away(full: Typed) -> None:
     full.home.settings.write_text('base = "/no/such.gguf"\n')
     assert "tokens were not counted" in full("build --unrated")
+
+
+@pytest.mark.parametrize("error", [EngineError("no engine yet"), ModelError("not a GGUF")], ids=["engine", "model"])
+def test_tokens_that_cannot_be_counted(
+    full: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FinetuneError
+) -> None:
+    base = tmp_path / "base.gguf"
+    base.write_bytes(b"GGUF")
+
+    def refuse(*_: object) -> list[int]:
+        raise error
+
+    monkeypatch.setattr("meton_plugins.finetune.engine.jobs.count_tokens", refuse)
+    named = full(f"build --unrated --base {base}", 1 if isinstance(error, ModelError) else 0)
+    assert str(error) in named
+    full.home.settings.write_text(f'base = "{base}"\n')
+    assert f"tokens were not counted: {error}" in full("build --unrated")
+
+
+def test_tokens_by_the_base(full: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base.gguf"
+    base.write_bytes(b"GGUF")
+    asked = []
+
+    def count(path: Path, chats: list[Any], template: str | None) -> list[int]:
+        asked.append((path, template))
+        return [1100] * len(chats)
+
+    monkeypatch.setattr("meton_plugins.finetune.engine.jobs.count_tokens", count)
+    out = full(f"build --unrated --base {base} --chat-template chatml")
+    assert "44 chats longer than 1024 tokens" in out
+    assert asked == [(base, "chatml")]
+    assert full.json("build --unrated")["tokens"]["base"] == {"name": str(base), "file": "base.gguf", "bytes": 4}
 
 
 def test_settings_rule_the_build(full: Typed) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ...host.api import Command
-from ..errors import EngineError, FinetuneError, UsageError
+from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
 from . import ratings
 from .edge import guarded, note, show_json
@@ -127,6 +127,7 @@ def _build(host: Host, home: Home, rest: str) -> int:
     parser.add_argument(
         "--base", metavar="MODEL", help="count tokens as this base model does: a GGUF or an Ollama name"
     )
+    parser.add_argument("--chat-template", metavar="NAME|FILE", help="for counting, where the base has none of its own")
     parser.add_argument("--dry-run", action="store_true", help="show what would be left, write nothing")
     parser.add_argument("--conversations-dir", metavar="PATH", help="harvest this folder first")
     words = parser.parse_args(split(rest))
@@ -138,10 +139,12 @@ def _build(host: Host, home: Home, rest: str) -> int:
         harvest = _take(library, Path(words.conversations_dir).expanduser()) if words.conversations_dir else None
         if words.dry_run:
             return _planned(host, dataset.plan(library, wanted), harvest)
-        base, count, remark = _counter(settings, words.base)
+        base, count, remark = _counter(settings, words.base, words.chat_template)
         try:
             manifest = dataset.build(library, wanted, home.datasets, name=words.name, base=base, count_tokens=count)
-        except EngineError as error:
+        except (EngineError, ModelError) as error:
+            if words.base and isinstance(error, ModelError):
+                raise
             remark = f"tokens were not counted: {error.sentence}"
             manifest = dataset.build(library, wanted, home.datasets, name=words.name)
     path = home.datasets / manifest.id
@@ -188,7 +191,9 @@ def _planned(host: Host, plan: Any, harvest: HarvestReport | None) -> int:
     return 0
 
 
-def _counter(settings: Settings, named: str | None) -> tuple[dict[str, Any] | None, CountTokens | None, str | None]:
+def _counter(
+    settings: Settings, named: str | None, template: str | None
+) -> tuple[dict[str, Any] | None, CountTokens | None, str | None]:
     """Base, its token counter, and a remark where tokens will not be counted.
 
     A base that was named on the command line must be there; one from the settings may be away.
@@ -210,7 +215,7 @@ def _counter(settings: Settings, named: str | None) -> tuple[dict[str, Any] | No
         return None, None, f"tokens were not counted: {error.sentence}"
     path = found.path
     base = {"name": text, "file": path.name, "bytes": path.stat().st_size}
-    return base, lambda chats: count_tokens(path, chats, settings.train.chat_template), None
+    return base, lambda chats: count_tokens(path, chats, template or settings.train.chat_template), None
 
 
 def _take(library: Library, folder: Path) -> HarvestReport:
