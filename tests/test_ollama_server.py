@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from meton_plugins.finetune.errors import FinetuneError, ModelError, NotFound, ServerError, UsageError
@@ -243,6 +246,42 @@ def test_a_real_server_without_llama_server(tiny: Path, home: Path, tmp_path: Pa
         assert "no llama-server program" in made.warnings[0]
         with pytest.raises(CannotGenerate):
             server.generate(made.tag, "x")
+
+
+def test_a_full_disk_leaves_no_model(tiny: Path, home: Path, tmp_path: Path) -> None:
+    full = (500, {"error": "write /x/blobs/sha256-1: no space left on device"})
+    with contextlib.ExitStack() as stack:
+        if small_disk(stack, tmp_path / "server" / "models"):
+            running = stack.enter_context(private_server(tmp_path / "server"))
+            server = stack.enter_context(Server(running.url))
+        else:
+            version = (200, {"version": "0.34.4"})
+            server = stack.enter_context(double(blobs=full, tags=(200, {"models": []}), version=version))
+        with pytest.raises(ServerError, match="its disk is full"):
+            register(server, Home(home), tiny, "house", Modelfile())
+        assert server.models() == []
+        assert list_registered(Home(home)) == []
+
+
+def small_disk(stack: contextlib.ExitStack, folder: Path) -> bool:
+    """A file system of 200 kB at `folder`, where this user may mount one."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+        return False
+    stack.callback(subprocess.run, ["umount", str(folder)], check=True)
+    return True
+
+
+def test_nothing_of_the_server_stays(tiny: Path, tmp_path: Path) -> None:
+    with private_server(tmp_path / "server") as running, Server(running.url) as server:
+        create(server, tiny, "x:1", Modelfile())
+        server.generate("x:1", "x", options={"num_predict": 1})
+        family = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+        assert len(family) > 1
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
+    assert len(gone) == len(family)
 
 
 def test_no_model_is_ever_pulled(server: Server) -> None:
