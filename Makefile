@@ -1,0 +1,44 @@
+# Two commands do all: `make demo` shows the main job, `make test` passes the tests. Both set up what they need.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+TESTS ?= tests
+
+.PHONY: help demo test check lint ollama lock manifest clean
+
+help:
+	@echo "make demo      the main job, from rated answers to a swapped model, on a tiny base"
+	@echo "make test      lint, types and tests"
+	@echo "make ollama    install a real Ollama into .cache/ (needs Go 1.26 or newer), for demo and tests"
+	@echo "make manifest  write plugin.toml's lists anew after a change of commands, tools or settings"
+	@echo "make lock      resolve requirements/dev.in anew into requirements/dev.lock (needs uv)"
+	@echo "make clean     remove what make made, but for downloads"
+
+$(READY): requirements/dev.lock pyproject.toml tools/make_venv.sh
+	@sh tools/make_venv.sh $(VENV)
+	@touch $@
+
+demo: $(READY)
+	@$(PY) tools/demo.py
+
+test: $(READY) lint ollama
+	@$(PY) -m meton_plugins.finetune finetune setup
+	@$(PY) -m pytest $(TESTS)
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+ollama: $(READY)
+	@$(PY) tools/install_ollama.py
+
+manifest: $(READY)
+	@$(PY) tools/write_manifest.py
+
+lock: $(READY)
+	@uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links requirements/dev.in pyproject.toml -o requirements/dev.lock
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
