@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from meton_plugins.host.api import SlotStore
 from meton_plugins.host.config_file import ConfigFile

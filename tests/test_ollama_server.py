@@ -18,7 +18,7 @@ import pytest
 
 from meton_plugins.finetune.errors import FinetuneError, ModelError, NotFound, ServerError, UsageError
 from meton_plugins.finetune.gguf.tiny import make_tiny
-from meton_plugins.finetune.paths import Home
+from meton_plugins.finetune.paths import Home, write_json
 from meton_plugins.finetune.serve.answers import CannotGenerate, version_of
 from meton_plugins.finetune.serve.bases import resolve_base
 from meton_plugins.finetune.serve.history import History
@@ -137,8 +137,9 @@ def test_killed_while_registering_then_once_more(
         if point == "manifest":
             from meton_plugins.finetune.serve import register as module
 
-            write = module.write_json
-            patch.setattr(module, "write_json", lambda p, v: write(p, v) if p.name.endswith(".pending") else killed())
+            patch.setattr(
+                module, "write_json", lambda p, v: write_json(p, v) if p.name.endswith(".pending") else killed()
+            )
         else:
             patch.setattr(Server, point, killed)
         with pytest.raises(KeyboardInterrupt):

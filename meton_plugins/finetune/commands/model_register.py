@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -119,7 +120,7 @@ def _list(host: Host, _given: argparse.Namespace) -> int:
     elif not rows:
         say(host, "No model is registered yet: type /model-register add RUN.")
     else:
-        print_table(host, "Registered models", rows)
+        print_table(host, "Registered models", [{**row, "when": _minute(row["when"])} for row in rows])
     return 0
 
 
@@ -159,7 +160,7 @@ def _templates(host: Host, given: argparse.Namespace) -> int:
     if host.json:
         show_json(host, rows)
     else:
-        print_table(host, "Templates", [{**row, "system": " ".join(row["system"].split())[:80]} for row in rows])
+        print_table(host, "Templates", [{**row, "system": _first_sentence(row["system"])} for row in rows])
         note(host, f"Your own go into {home.root / 'templates' / 'modelfiles'}, as NAME.Modelfile.")
     return 0
 
@@ -209,7 +210,10 @@ def _history(host: Host, _given: argparse.Namespace) -> int:
     elif not rows:
         say(host, "No slot was ever swapped.")
     else:
-        print_table(host, "Swaps", rows)
+        table = [{**row, "when": _minute(row["when"])} for row in rows]
+        for row in table:
+            del row["file"]
+        print_table(host, "Swaps", table)
     return 0
 
 
@@ -222,6 +226,16 @@ def _show_swap(host: Host, swapped: Swapped) -> None:
         say(host, f"{swapped.slot} already holds {swapped.new}.")
     if swapped.note:
         note(host, swapped.note)
+
+
+def _minute(when: str) -> str:
+    """A UTC time as the user's own clock shows it."""
+    return datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _first_sentence(text: str) -> str:
+    sentence, dot, _rest = " ".join(text.split()).partition(". ")
+    return sentence + dot.strip()
 
 
 def _home(host: Host) -> Home:

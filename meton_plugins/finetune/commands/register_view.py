@@ -13,12 +13,14 @@ __all__ = ["print_table"]
 
 def print_table(host: Host, title: str, rows: Sequence[dict[str, Any]]) -> None:
     """`rows` under the names of the first one's keys, as plain text: a name such as `x[/b]` must not be markup."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD)
     for name in rows[0]:
-        table.add_column(Text(name), overflow="fold")
+        # Names of models are there to be copied: never broken in two while anything else can give way.
+        table.add_column(Text(name), overflow="fold", no_wrap=name in ("model", "old", "new", "template"))
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     host.console.print(table)
