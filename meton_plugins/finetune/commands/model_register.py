@@ -209,11 +209,10 @@ def _history(host: Host, _given: argparse.Namespace) -> int:
         show_json(host, rows)
     elif not rows:
         say(host, "No slot was ever swapped.")
-    else:
-        table = [{**row, "when": _minute(row["when"])} for row in rows]
-        for row in table:
-            del row["file"]
-        print_table(host, "Swaps", table)
+    for swap in () if host.json else swaps:
+        # Lines, for two names of models side by side are wider than most terminals.
+        state = "" if swap.state == "done" else f", {swap.state}"
+        say(host, f"{_minute(swap.when)}  {swap.slot:8}  {swap.old} → {swap.new}  ({swap.why}{state})")
     return 0
 
 

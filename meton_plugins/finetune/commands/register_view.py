@@ -20,7 +20,7 @@ def print_table(host: Host, title: str, rows: Sequence[dict[str, Any]]) -> None:
     table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD)
     for name in rows[0]:
         # Names of models are there to be copied: never broken in two while anything else can give way.
-        table.add_column(Text(name), overflow="fold", no_wrap=name in ("model", "old", "new", "template"))
+        table.add_column(Text(name), overflow="fold", no_wrap=name in ("model", "template"))
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     host.console.print(table)
