@@ -35,6 +35,11 @@ def _parser() -> Parser:
     model.add_argument("--quant", default="q4_k_m", help="types to write, separated by commas (default: q4_k_m)")
     adapter = verbs.add_parser("adapter", description="copy the run's adapter, a GGUF LoRA")
     adapter.add_argument("run", nargs="?", help="the run (default: the newest)")
+    for verb in (model, adapter):
+        verb.add_argument(
+            "--adapter", choices=("best", "last"), default="best",
+            help="the one best on the validation side, or that of the last step (default: best)",
+        )  # fmt: skip
     return parser
 
 
@@ -50,7 +55,7 @@ def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
     run = find_run(home.runs, options.run)
     quants = [part.strip() for part in options.quant.split(",") if part.strip()]
     with bar(host) as progress:
-        export, done = export_model(home, run, quants, progress)
+        export, done = export_model(home, run, quants, options.adapter, progress)
     if host.json:
         show_json(host, export.model_dump())
         return 0
@@ -67,7 +72,7 @@ def _adapter(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..train.runs import find_run
 
     run = find_run(home.runs, options.run)
-    file = export_adapter(home, run)
+    file = export_adapter(home, run, options.adapter)
     if host.json:
         show_json(host, {**file.model_dump(), "base_sha256": run.record.base.sha256})
         return 0

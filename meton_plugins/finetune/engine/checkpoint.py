@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from ..errors import EngineError
-from ..gguf.inspect import open_gguf
+from ..gguf.adapter import tidy
 from ..paths import replacing_path, sync_dir, write_json
 from .adamw import AdamW
 from .gradient import RowTrainer
@@ -36,9 +36,13 @@ class Position:
 
 def save_adapter(trainer: RowTrainer, path: Path) -> None:
     """Write the adapter to `path`, whole or not at all."""
-    with replacing_path(path) as temporary:
-        trainer.save(temporary)
-        open_gguf(temporary)  # the library says yes even where the disk was full
+    raw = path.with_name(f".{path.name}.raw.tmp")
+    try:
+        trainer.save(raw)
+        with replacing_path(path) as temporary:
+            tidy(raw, temporary)  # fails where the library wrote half a file, to which it says yes
+    finally:
+        raw.unlink(missing_ok=True)
 
 
 def save(folder: Path, position: Position, trainer: RowTrainer, optimizer: AdamW) -> Path:

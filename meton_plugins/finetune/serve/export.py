@@ -6,7 +6,7 @@ import datetime
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,8 +18,10 @@ from ..paths import Home, private_dir, replacing_path, write_json
 from ..train.runs import Run
 from ..train.worker import check_base
 
-__all__ = ["Export", "ExportedFile", "export_adapter", "export_model", "read_export"]
+__all__ = ["Export", "ExportedFile", "Which", "export_adapter", "export_model", "read_export"]
 
+#: Which of a run's adapters: the best on its validation side, or that of its last step.
+Which = Literal["best", "last"]
 #: `stage` is what is being done, for the user; then what is done of it.
 Progress = Callable[[str, int, int], None]
 
@@ -43,6 +45,7 @@ class Export(BaseModel):
     model_config = ConfigDict(extra="ignore")
     run: str
     base: dict[str, str | None]
+    adapter: Which = "best"
     adapter_sha256: str
     template: str
     created: str
@@ -57,7 +60,9 @@ def read_export(folder: Path) -> Export | None:
         return None
 
 
-def export_model(home: Home, run: Run, quants: Sequence[str], progress: Progress | None = None) -> tuple[Export, bool]:
+def export_model(
+    home: Home, run: Run, quants: Sequence[str], which: Which = "best", progress: Progress | None = None
+) -> tuple[Export, bool]:
     """The tuned model of `run` as GGUF, one file for each of `quants`, in `<home>/models/<run>/`.
 
     Files that are there already, from the same adapter, are kept. Returns the export and whether anything was done.
@@ -65,14 +70,15 @@ def export_model(home: Home, run: Run, quants: Sequence[str], progress: Progress
     wanted = [check_quantization(name) for name in dict.fromkeys(quants)]
     if not wanted:
         raise UsageError("Say which quantization to write, such as --quant q4_k_m.")
-    record, adapter = run.record, run.adapter
+    record, adapter = run.record, run.adapter(which)
     check_base(record)
     folder = private_dir(home.models) / run.name
     private_dir(folder)
     _sweep(folder)
-    made = _earlier(folder, fingerprint(adapter)) or Export(
+    sha256 = fingerprint(adapter)
+    made = _earlier(folder, sha256) or Export(
         run=run.name, base={"path": record.base.path, "name": record.base.name, "sha256": record.base.sha256},
-        adapter_sha256=fingerprint(adapter), template=record.template,
+        adapter=which, adapter_sha256=sha256, template=record.template,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )  # fmt: skip
     missing = [quant for quant in wanted if quant not in {file.quant for file in made.files}]
@@ -94,9 +100,9 @@ def export_model(home: Home, run: Run, quants: Sequence[str], progress: Progress
     return made, True
 
 
-def export_adapter(home: Home, run: Run) -> ExportedFile:
+def export_adapter(home: Home, run: Run, which: Which = "best") -> ExportedFile:
     """A copy of the run's adapter (GGUF LoRA) in `<home>/models/<run>/`."""
-    source = run.adapter
+    source = run.adapter(which)
     folder = private_dir(private_dir(home.models) / run.name)
     target = folder / f"{run.name}-adapter.gguf"
     with replacing_path(target) as temporary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -73,10 +73,12 @@ class Run:
         keep = set(last.values())
         return [e for i, e in enumerate(events) if e.get("event") not in ("step", "validation") or i in keep]
 
-    @property
-    def adapter(self) -> Path:
-        """The adapter to use: the best on the validation side, else the last; NotFound before there is one."""
-        for name in ("best.gguf", "adapter.gguf"):
+    def adapter(self, which: Literal["best", "last"] = "best") -> Path:
+        """The adapter that was best on the validation side (the last where nothing was validated), or the last one.
+
+        NotFound before there is one.
+        """
+        for name in ("best.gguf", "adapter.gguf") if which == "best" else ("adapter.gguf",):
             if (self.folder / name).is_file():
                 return self.folder / name
         raise NotFound(f"The run {self.name} has no adapter yet: wait for its first epoch, or see /finetune status.")

@@ -1,0 +1,215 @@
+"""`make demo`: the whole promise on a tiny base, through the commands that a user types."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import mainline
+import private_ollama
+import tiny_base
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from meton_plugins.finetune.engine.jobs import evaluate
+from meton_plugins.finetune.form import parse, prompt
+from meton_plugins.finetune.serve.templates import load_template
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SAMPLES: Final = ROOT / "examples" / "conversations"
+WORK: Final = ROOT / "build" / "demo"
+#: Few examples and many epochs: the tiny base is to learn our samples by heart, so the last adapter is exported and
+#: not the one that was best on answers it never saw.
+TRAIN: Final = "--epochs 18 --learning-rate 2e-3 --ctx-size 512"
+BASE_NAME: Final = "tiny-base:latest"
+CONFIG: Final = f"""\
+# A Meton config.yaml in small. The demo swaps the primary slot and gives it back.
+models:
+  primary: {BASE_NAME}   # answers everything
+  fallback: {BASE_NAME}
+  settings:
+    temperature: 0.0
+"""
+
+
+class Demo:
+    """One demonstration in `WORK`. `seconds` grows with each step."""
+
+    def __init__(self) -> None:
+        self.screen = Console(highlight=False)
+        self.seconds: dict[str, float] = {}
+        self.environment = {**os.environ, "METON_FINETUNE_HOME": str(WORK / "home"), "COLUMNS": "100"}
+        self.environment.pop("OLLAMA_HOST", None)
+
+    @contextlib.contextmanager
+    def step(self, name: str, text: str) -> Iterator[None]:
+        """A named stage, timed."""
+        self.screen.print(Text(f"\n{text}", style="bold"))
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
+
+    def type(self, line: str, lines: str | None = None) -> None:
+        """Run a command as a user would, its output on the screen; `lines` are typed into the REPL."""
+        shown = line or f"(the REPL)\n{lines}"
+        self.screen.print(Text(f"$ meton-finetune {shown}".rstrip(), style="cyan"))
+        command = [sys.executable, "-m", "meton_plugins.finetune", *shlex.split(line)]
+        sys.stdout.flush()
+        done = subprocess.run(command, env=self.environment, cwd=WORK, input=lines, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"demo: the command ended with code {done.returncode}: {line}")
+
+    def ask_json(self, line: str) -> Any:
+        """Run a command for its JSON."""
+        command = [sys.executable, "-m", "meton_plugins.finetune", "--json", *shlex.split(line)]
+        done = subprocess.run(command, env=self.environment, cwd=WORK, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"demo: {line}: {done.stdout.strip()}")
+        return json.loads(done.stdout)
+
+
+def collect(demo: Demo) -> None:
+    """Harvest the samples, rate them in the REPL, freeze a dataset."""
+    with demo.step("data", "1  Conversations become a library, ratings decide, a dataset is frozen"):
+        demo.type(f"dataset harvest --conversations-dir {shlex.quote(str(SAMPLES))}")
+        examples = demo.ask_json("dataset list --limit 200")
+        _, bad, fixed, *others = examples
+        better = f"{fixed['answer']} Ask Mira if in doubt."
+        demo.type("", f"/+\n/dataset rate bad {bad['id']}\n/fix {fixed['id']} {better}\n/dataset stats\n")
+        demo.ask_json("dataset rate 5 " + " ".join(example["id"] for example in others))
+        demo.type(f"dataset build --name demo --base {WORK / 'base.gguf'} --context-turns 0")
+
+
+def questions(demo: Demo) -> list[dict[str, str]]:
+    """Three of the questions that were trained on, each with the answer that was taught."""
+    folder = next((WORK / "home" / "datasets").glob("*/manifest.json")).parent
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    first: dict[str, dict[str, str]] = {}
+    for row in rows:
+        taught = parse(row["messages"][-1]["content"])
+        question = demo.ask_json(f"dataset show {row['id']}")["question"]
+        first.setdefault(row["session"], {"question": question, "expected": taught.answer if taught else ""})
+    return list(first.values())[:3]
+
+
+def said(text: str) -> str:
+    """The ANSWER part of a reply, or the reply itself where it does not keep the form."""
+    step = parse(text)
+    return (step.answer if step and step.answer else text).strip()
+
+
+def compare(demo: Demo, tuned: Path) -> list[dict[str, str]]:
+    """Ask base and tuned model in mainline llama.cpp."""
+    asked = questions(demo)
+    system = {"role": "system", "content": load_template("basic").system or ""}
+    chats = [[system, {"role": "user", "content": prompt(one["question"])}] for one in asked]
+    for side, model in (("base", WORK / "base.gguf"), ("tuned", tuned)):
+        for one, answer in zip(asked, mainline.answers(model, chats), strict=True):
+            one[side] = said(answer)
+    return asked
+
+
+def swap(demo: Demo, tuned: Path, asked: list[dict[str, str]]) -> dict[str, Any]:
+    """Register with a real Ollama, swap the slot of a config.yaml, ask through the server, roll back."""
+    result: dict[str, Any] = {"ollama": None, "registered": None, "swapped": False, "rolled_back": False}
+    try:
+        program = private_ollama.executable()
+    except private_ollama.Unavailable as error:
+        demo.screen.print(Text(f"No Ollama at hand, so nothing is registered. {error}", style="yellow"))
+        demo.screen.print(Text(f"Later, with your own server: meton-finetune model-register add {tuned}", style="yellow"))
+        return result
+    import ollama
+
+    config = WORK / "config.yaml"
+    config.write_text(CONFIG, encoding="utf-8")
+    with private_ollama.private_server(WORK / "ollama", program=program) as server:
+        demo.environment["OLLAMA_HOST"] = server.url
+        client = ollama.Client(server.url)
+        digest = client.create_blob(str(WORK / "base.gguf"))
+        client.create(model=BASE_NAME, files={"base.gguf": digest})
+        result["ollama"] = next(row["found"] for row in demo.ask_json("finetune doctor") if row["what"] == "Ollama")
+        demo.type("model-register add demo --name demo")
+        tag = demo.ask_json("model-register list")[-1]["tag"]
+        result["registered"] = tag
+        demo.type(f"--config config.yaml model-register promote {tag} primary --yes")
+        result["swapped"] = f"primary: {tag}" in config.read_text(encoding="utf-8")
+        for one in asked:
+            reply = client.generate(tag, prompt(one["question"]), options={"temperature": 0, "num_predict": 120})
+            one["through_ollama"] = said(reply.response)
+        demo.type("--config config.yaml model-register rollback primary")
+        result["rolled_back"] = config.read_text(encoding="utf-8") == CONFIG
+    return result
+
+
+def show(demo: Demo, summary: dict[str, Any]) -> None:
+    """The closing table."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    facts = {
+        "validation loss": f"{summary['loss_base']:.3f} → {summary['loss_tuned']:.3f} nats a token",
+        "training": f"{summary['tokens_per_s']:.0f} tokens/s, {summary['peak_rss_mb']:.0f} MB of memory at most",
+        "file sizes": f"base {(WORK / 'base.gguf').stat().st_size / 2**20:.1f} MB, "
+        f"tuned {summary['gguf_bytes'] / 2**20:.1f} MB",
+        "slot": "swapped and rolled back" if summary["rolled_back"] else "not swapped (no Ollama)",
+        "took": f"{sum(summary['seconds'].values()):.0f} s",
+    }
+    for label, text in facts.items():
+        table.add_row(Text(label, style="dim"), Text(text))
+    demo.screen.print()
+    demo.screen.print(table)
+    for one in summary["answers"]:
+        demo.screen.print(Text(f"\n{one['question']}", style="bold"))
+        demo.screen.print(Text(f"  base   {' '.join(one['base'].split())[:88]}", style="red"))
+        demo.screen.print(Text(f"  tuned  {one['tuned']}", style="green"))
+
+
+def main() -> None:
+    """Run the demo from nothing; the same result every time."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    demo = Demo()
+    with demo.step("setup", "0  The engine, and a tiny base made on the spot"):
+        demo.type("finetune setup")
+        tiny_base.make(WORK / "base.gguf", SAMPLES)
+    collect(demo)
+    with demo.step("train", "2  A LoRA, trained by llama.cpp in a worker of its own"):
+        demo.type(f"finetune start --name demo --dataset demo --base {WORK / 'base.gguf'} {TRAIN}")
+        demo.type("finetune watch demo")
+    with demo.step("export", "3  Merged into F16, quantized"):
+        demo.type("export model demo --adapter last --quant q8_0")
+    tuned = WORK / "home" / "models" / "demo" / "demo-q8_0.gguf"
+    with demo.step("answers", "4  Asked in mainline llama.cpp"):
+        asked = compare(demo, tuned)
+    with demo.step("serve", "5  Registered, swapped, asked, rolled back"):
+        served = swap(demo, tuned, asked)
+    run = demo.ask_json("finetune show demo")
+    validation = WORK / "home" / "runs" / "demo" / "dataset" / "validation.jsonl"
+    summary = {
+        "loss_base": run["state"]["base_loss"],
+        "loss_tuned": evaluate(tuned, validation, system=run["system"], ctx_size=512),
+        "tokens_per_s": run["state"]["tokens_per_s"],
+        "peak_rss_mb": run["state"]["peak_rss_mb"],
+        "gguf_bytes": tuned.stat().st_size,
+        "answers": asked,
+        "engine": f"qvac-fabric {run['versions']['engine']} ({run['versions']['backend']})",
+        **served,
+        "seconds": demo.seconds,
+    }
+    (WORK / "summary.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    show(demo, summary)
+    wrong = [one["question"] for one in asked if one["tuned"] != one["expected"] or one["base"] == one["expected"]]
+    if wrong:
+        raise SystemExit(f"demo: the answers are not as taught: {wrong}")
+
+
+if __name__ == "__main__":
+    main()
