@@ -81,7 +81,7 @@ def test_register_promote_roll_back(host: RecordingHost, exported: Path) -> None
     assert (made["notes"]["run"], made["notes"]["template"]) == ("house", "explainer")
     assert run(host, "list") == 0
     assert [(row["model"], row["slot"], row["server"]) for row in host.last_json()] == [(tag, "primary", "yes")]
-    assert run(host, "rollback primary") == 0
+    assert run(host, "rollback --slot primary") == 0
     assert host.last_json()["new"] == "big:32b"
     assert run(host, "history") == 0
     assert [(row["new"], row["state"]) for row in host.last_json()] == [(tag, "done"), ("big:32b", "done")]
@@ -123,7 +123,7 @@ def test_promoting_asks(host: RecordingHost, exported: Path, answer: bool | None
             "promote meton-x:v1 --yes", 1, "does not list meton-x:v1, so primary keeps big:32b", id="not-listed"
         ),
         pytest.param("promote big --yes", 2, "name:tag", id="no-tag"),
-        pytest.param("promote a:b quick --yes", 2, "invalid choice", id="slot"),
+        pytest.param("promote a:b --slot quick --yes", 2, "invalid choice", id="slot"),
         pytest.param("promote", 2, "required", id="nothing-named"),
         pytest.param("rollback --steps x", 2, "invalid int", id="steps"),
         pytest.param("nope", 1, "no file and no exported run nope", id="no-run"),

@@ -139,14 +139,14 @@ def swap(demo: Demo, tuned: Path, asked: list[dict[str, str]]) -> dict[str, Any]
         client.create(model=BASE_NAME, files={"base.gguf": digest})
         result["ollama"] = next(row["found"] for row in demo.ask_json("finetune doctor") if row["what"] == "Ollama")
         demo.type("model-register add demo --name demo")
-        tag = demo.ask_json("model-register list")[-1]["tag"]
+        tag = demo.ask_json("model-register list")[-1]["model"]
         result["registered"] = tag
-        demo.type(f"--config config.yaml model-register promote {tag} primary --yes")
+        demo.type(f"--config config.yaml model-register promote {tag} --slot primary --yes")
         result["swapped"] = f"primary: {tag}" in config.read_text(encoding="utf-8")
         for one in asked:
             reply = client.generate(tag, prompt(one["question"]), options={"temperature": 0, "num_predict": 120})
             one["through_ollama"] = said(reply.response)
-        demo.type("--config config.yaml model-register rollback primary")
+        demo.type("--config config.yaml model-register rollback --slot primary")
         result["rolled_back"] = config.read_text(encoding="utf-8") == CONFIG
     return result
 

@@ -84,7 +84,7 @@ TOOLS: Final = (
     ),
     Tool(
         "model_rollback", 'Put the model before back into a slot. Input: {"slot": "primary"}', Effect.WRITE,
-        "/model-register", "rollback", flags=("slot",), switches=("--yes",), does="change the model that answers you",
+        "/model-register", "rollback", flags=("slot",), does="change the model that answers you",
     ),
 )  # fmt: skip
 

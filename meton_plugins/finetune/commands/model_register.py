@@ -67,7 +67,7 @@ def _add(host: Host, given: argparse.Namespace) -> int:
         for line in (*made.overridden, *warnings):
             note(host, line)
         if store is None:
-            note(host, f"Put it to use: /model-register promote {made.tag} primary")
+            note(host, f"Put it to use: /model-register promote {made.tag} --slot primary")
         elif swapped:
             _show_swap(host, swapped)
     return 0 if store is None or swapped else 1

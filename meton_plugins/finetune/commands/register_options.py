@@ -37,7 +37,7 @@ def _add_parser() -> Parser:
 def _promote_parser() -> Parser:
     parser = _parser("promote", "put a registered model into a slot, after asking")
     parser.add_argument("model", metavar="NAME:TAG")
-    parser.add_argument("slot", choices=SLOTS, nargs="?", default=SLOTS[0])
+    parser.add_argument("--slot", choices=SLOTS, default=SLOTS[0], help=f"which slot (default: {SLOTS[0]})")
     parser.add_argument("--why", default="promoted", help="a word for the history")
     parser.add_argument("--yes", action="store_true", help="without asking")
     return parser
@@ -45,7 +45,7 @@ def _promote_parser() -> Parser:
 
 def _rollback_parser() -> Parser:
     parser = _parser("rollback", "give a slot back what it held before")
-    parser.add_argument("slot", choices=SLOTS, nargs="?", default=SLOTS[0])
+    parser.add_argument("--slot", choices=SLOTS, default=SLOTS[0], help=f"which slot (default: {SLOTS[0]})")
     parser.add_argument("--steps", type=int, default=1, metavar="N", help="how many swaps back (default: 1)")
     return parser
 
