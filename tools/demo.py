@@ -126,7 +126,9 @@ def swap(demo: Demo, tuned: Path, asked: list[dict[str, str]]) -> dict[str, Any]
         program = private_ollama.executable()
     except private_ollama.Unavailable as error:
         demo.screen.print(Text(f"No Ollama at hand, so nothing is registered. {error}", style="yellow"))
-        demo.screen.print(Text(f"Later, with your own server: meton-finetune model-register add {tuned}", style="yellow"))
+        demo.screen.print(
+            Text(f"Later, with your own server: meton-finetune model-register add {tuned}", style="yellow")
+        )
         return result
     import ollama
 

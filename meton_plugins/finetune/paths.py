@@ -114,7 +114,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     encoding = None if "b" in mode else "utf-8"
     try:
-        with open(os.open(temporary, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), mode, encoding=encoding) as file:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600), mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -49,7 +49,8 @@ TOOLS: Final = (
     Tool("dataset_stats", "Count rated and usable answers in the library. No input.", Effect.READ, "/dataset", "stats"),
     Tool("training_status", "Show all training runs. No input.", Effect.READ, "/finetune", "status"),
     Tool(
-        "training_show", 'Show one training run. Input: {"run": "run-1"}', Effect.READ, "/finetune", "show", words=("run",)
+        "training_show", 'Show one training run. Input: {"run": "run-1"}', Effect.READ, "/finetune", "show",
+        words=("run",),
     ),
     Tool("models_list", "List the tuned models. No input.", Effect.READ, "/model-register", "list"),
     Tool(
@@ -57,8 +58,8 @@ TOOLS: Final = (
         "rate", words=("score",), does="rate the last answer",
     ),
     Tool(
-        "dataset_build", 'Freeze rated answers into a dataset. Input: {"filter_keyword": "..."} or nothing', Effect.WRITE,
-        "/dataset", "build", flags=("filter_keyword", "name"), does="build a dataset",
+        "dataset_build", 'Freeze rated answers into a dataset. Input: {"filter_keyword": "..."} or nothing',
+        Effect.WRITE, "/dataset", "build", flags=("filter_keyword", "name"), does="build a dataset",
     ),
     Tool(
         "training_start", 'Start a training run. Input: {"epochs": 3, "name": "..."} or nothing', Effect.LONG_RUNNING,
@@ -94,7 +95,9 @@ def make(host: Host, commands_for: Callable[[Host], Mapping[str, Command]]) -> l
 
     def spec(tool: Tool) -> ToolSpec:
         asks = tool.effect is not Effect.READ
-        return ToolSpec(tool.name, tool.description, tool.effect, asks, lambda text: _use(host, tool, text, commands_for))
+        return ToolSpec(
+            tool.name, tool.description, tool.effect, asks, lambda text: _use(host, tool, text, commands_for)
+        )
 
     return [spec(tool) for tool in TOOLS]
 

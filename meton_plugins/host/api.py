@@ -54,7 +54,7 @@ class ToolSpec:
 
 @runtime_checkable
 class SlotStore(Protocol):
-    """Where a host keeps the names of the models that it uses (config.yaml, and the live session where there is one)."""
+    """Where a host keeps the names of its models (config.yaml, and the live session where there is one)."""
 
     @property
     def path(self) -> Path:

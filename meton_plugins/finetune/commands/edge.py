@@ -59,7 +59,9 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
         return _fail(host, f"The system refused: {error.strerror or error}{where}.", 1)
     except Exception as error:
         _log.exception("command failed")
-        return _fail(host, f"Unexpected {type(error).__name__}: {error}. Nothing was changed on purpose; please report this.", 1)
+        return _fail(
+            host, f"Unexpected {type(error).__name__}: {error}. Nothing was changed on purpose; please report this.", 1
+        )
 
 
 def _fail(host: Host, sentence: str, code: int) -> int:
@@ -69,5 +71,3 @@ def _fail(host: Host, sentence: str, code: int) -> int:
     else:
         host.console.print(f"✗ {sentence}", style="red", markup=False, emoji=False, highlight=False, soft_wrap=True)
     return code
-
-

@@ -106,7 +106,9 @@ def _start(host: Host, home: Home, options: argparse.Namespace) -> int:
     with bar(host) as tell:
         path, name = _base(host, home, options, tell)
         record = base_record(path, name, lambda done, total: tell("reading the base", done, total))
-    run = create(home, base=record, dataset=dataset, settings=train, system=system, name=options.name, reserved=tuple(VERBS))
+    run = create(
+        home, base=record, dataset=dataset, settings=train, system=system, name=options.name, reserved=tuple(VERBS)
+    )
     state = start(run)
     if options.wait and state.status != "failed":
         from .watch import watch
@@ -141,7 +143,9 @@ def _base(
     if not needs_f16_copy(info):
         return base.path, base.name
     size = f"{2 * info.parameters / 2**30:.1f} GB"
-    if not options.f16_copy and not host.ask(f"{base.path.name} is BF16, which cannot be trained on. Make an F16 copy ({size})?"):
+    if not options.f16_copy and not host.ask(
+        f"{base.path.name} is BF16, which cannot be trained on. Make an F16 copy ({size})?"
+    ):
         raise UsageError(f"A BF16 base needs an F16 copy ({size}): add --f16-copy to make one.")
     return f16_copy_of(home, base.path, lambda done, total: tell("copying to F16", done, total)), base.name
 
@@ -171,7 +175,8 @@ def _show(host: Host, home: Home, options: argparse.Namespace) -> int:
     lines = {
         "made": record.created, "base": f"{base}  {record.base.parameters / 1e6:.1f} M parameters",
         "dataset": f"{record.dataset}  " + "  ".join(f"{n} {side}" for side, n in record.examples.items()),
-        "settings": f"rank {settings.lora_rank}  alpha {settings.lora_alpha:g}  learning rate {settings.learning_rate:g}  "
+        "settings": f"rank {settings.lora_rank}  alpha {settings.lora_alpha:g}  "
+        f"learning rate {settings.learning_rate:g}  "
         f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
         "template": record.template, "trained": duration(state.trained_seconds),
         "memory": f"{state.peak_rss_mb:.0f} MB at most" if state.peak_rss_mb else "",
@@ -199,7 +204,9 @@ def _logs(host: Host, home: Home, options: argparse.Namespace) -> int:
     for event in events:
         at, kind = str(event.pop("at", ""))[11:19], event.pop("event")
         skipped = event.pop("skipped", [])
-        facts = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if v is not None)
+        facts = "  ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if v is not None
+        )
         say(host, f"{at}  {kind:<11} {facts}")
         for example in skipped:
             say(host, f"{'':21} left out {example['id']}: {example['reason']}")
@@ -238,7 +245,10 @@ VERBS: Final[dict[str, tuple[Callable[[Host, Home, argparse.Namespace], int], st
     "logs": (_logs, "what happened in a run"),
     "pause": (_asking("pause", "{run} saves a checkpoint and frees the memory."), "save and free the memory"),
     "resume": (_resume, "go on with a paused, failed or interrupted run"),
-    "stop": (_asking("stop", "{run} stops after this step and keeps the best so far."), "end a run, keep the best so far"),
+    "stop": (
+        _asking("stop", "{run} stops after this step and keeps the best so far."),
+        "end a run, keep the best so far",
+    ),
     "runs": (_status, "one line a run"),
     "show": (_show, "a run's base, data, settings and result"),
 }

@@ -46,7 +46,9 @@ def split(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
-        raise UsageError(f"That line cannot be split into words ({error}): close the quote or write \\' for it.") from error
+        raise UsageError(
+            f"That line cannot be split into words ({error}): close the quote or write \\' for it."
+        ) from error
 
 
 def _kind(annotation: Any) -> Any:

@@ -41,7 +41,7 @@ def watch(host: Host, run: Run) -> int:
 
 
 def _live(host: Host, run: Run) -> bool:
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.live import Live
     from rich.progress_bar import ProgressBar
     from rich.text import Text
@@ -49,7 +49,7 @@ def _live(host: Host, run: Run) -> bool:
     def view() -> Group:
         state = run.state
         done = ProgressBar(total=max(state.steps, 1), completed=state.step, width=60)
-        lines = [Text(run_line(run)), done]
+        lines: list[RenderableType] = [Text(run_line(run)), done]
         if state.validation_loss is not None:
             base = f"   before training {state.base_loss:.3f}" if state.base_loss is not None else ""
             lines.append(Text(f"validation loss {state.validation_loss:.3f}{base}", style="dim"))

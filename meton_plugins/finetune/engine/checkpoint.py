@@ -92,4 +92,6 @@ def restore(checkpoint: Path, optimizer: AdamW) -> Position:
             optimizer.load(values.pop("optimizer_steps"), {name: arrays[name] for name in arrays.files})
         return Position(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"The checkpoint {checkpoint} cannot be read: delete it to resume from the one before.") from error
+        raise EngineError(
+            f"The checkpoint {checkpoint} cannot be read: delete it to resume from the one before."
+        ) from error

@@ -69,11 +69,17 @@ def main() -> int:
         emit("error", message=error.sentence, kind=type(error).__name__)
         return 1
     except MemoryError:
-        emit("error", message="The memory of this machine is full: use a smaller --ctx-size or base.", kind="EngineError")
+        emit(
+            "error", message="The memory of this machine is full: use a smaller --ctx-size or base.", kind="EngineError"
+        )
         return 1
     except OSError as error:
         name = f" ({error.filename})" if error.filename else ""
-        emit("error", message=f"Writing failed: {error.strerror or error}{name}: make room and resume.", kind="EngineError")
+        emit(
+            "error",
+            message=f"Writing failed: {error.strerror or error}{name}: make room and resume.",
+            kind="EngineError",
+        )
         return 1
     _channel.flush()
     return 0

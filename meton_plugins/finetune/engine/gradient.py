@@ -87,7 +87,9 @@ class RowTrainer:
     def __enter__(self) -> RowTrainer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._ready:
             self.library.llama_opt_cleanup(self.handle)
         self.library.ggml_opt_result_free(self._result_train)
@@ -161,7 +163,13 @@ class RowTrainer:
         self._steps.clear()
         self._gradients = {}
         self.library.llama_opt_epoch(
-            self.handle, self._dataset, self._result_train, self._result_eval, int(train), self._on_epoch, self._on_epoch
+            self.handle,
+            self._dataset,
+            self._result_train,
+            self._result_eval,
+            int(train),
+            self._on_epoch,
+            self._on_epoch,
         )
 
     def _set_length(self, length: int) -> None:

@@ -49,8 +49,8 @@ def count_tokens(base: Path, chats: Sequence[Chat], chat_template: str | None = 
 
 
 def evaluate(
-    base: Path, file: Path, *, system: str = "", adapter: Path | None = None, ctx_size: int, chat_template: str | None = None,
-    progress: Progress | None = None,
+    base: Path, file: Path, *, system: str = "", adapter: Path | None = None, ctx_size: int,
+    chat_template: str | None = None, progress: Progress | None = None,
 ) -> float:  # fmt: skip
     """Mean loss in nats a learned token of a dataset file, read by `base` with `adapter`."""
     result = run_job(
@@ -61,8 +61,8 @@ def evaluate(
 
 
 def generate(
-    base: Path, chats: Sequence[Chat], *, limit: int = 256, adapter: Path | None = None, chat_template: str | None = None,
-    progress: Progress | None = None,
+    base: Path, chats: Sequence[Chat], *, limit: int = 256, adapter: Path | None = None,
+    chat_template: str | None = None, progress: Progress | None = None,
 ) -> list[str]:  # fmt: skip
     """The likeliest answer of `base` with `adapter` to each chat, at most `limit` tokens."""
     result = run_job(

@@ -39,7 +39,9 @@ class Model:
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -85,7 +87,7 @@ class Model:
 
 
 class Decoder:
-    """A context for reading and speaking, `n_ctx` tokens long; with an adapter where one is given. A context manager."""
+    """A context for reading and speaking, `n_ctx` tokens long, with an adapter if one is given. A context manager."""
 
     def __init__(self, model: Model, n_ctx: int, threads: int, adapter: Path | None = None) -> None:
         self.model = model
@@ -104,7 +106,9 @@ class Decoder:
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.model.library.llama_free(self.handle)
 
     def forget(self) -> None:
@@ -118,7 +122,8 @@ class Decoder:
         if code:
             raise EngineError(f"The engine could not read {len(tokens)} tokens (code {code}).")
         logits = self.model.library.llama_get_logits_ith(self.handle, -1)
-        return np.ctypeslib.as_array(logits, shape=(self.model.size,)).copy()
+        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(logits, shape=(self.model.size,))
+        return found.copy()
 
     def losses(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         """Loss in nats of each of tokens[1:] after those before it, [n]: the text read anew, all at once."""

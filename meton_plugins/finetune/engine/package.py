@@ -34,7 +34,7 @@ _PLATFORMS: Final = {
 
 @dataclass(frozen=True)
 class Engine:
-    """An installed engine. `library` and `backend` are files in `folder`; `proof` is what the two-step training said."""
+    """An installed engine. `library` and `backend` are files in `folder`; `proof` is what its two-step training said."""
 
     folder: Path
     version: str
@@ -82,7 +82,9 @@ def installed() -> Engine:
     """The installed engine; EngineError says how to get it."""
     engine = find()
     if engine is None:
-        raise EngineError("The training engine is not installed: run /finetune setup (or meton-finetune finetune setup).")
+        raise EngineError(
+            "The training engine is not installed: run /finetune setup (or meton-finetune finetune setup)."
+        )
     return engine
 
 

@@ -1,4 +1,4 @@
-"""Says as JSON how well this CPU suits each backend file named as an argument. A process of its own: loading may crash."""
+"""Says as JSON how well this CPU suits each backend file named. A process of its own: loading one may crash."""
 
 from __future__ import annotations
 

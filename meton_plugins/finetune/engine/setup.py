@@ -43,7 +43,9 @@ def setup(say: Say, *, source: Path | None = None, again: bool = False) -> tuple
         if engine and not again:
             return engine, False
         if shutil.disk_usage(folder.parent).free < ROOM:
-            raise EngineError(f"The engine needs {ROOM >> 20} MB of free disk in {folder.parent} for a moment: make room.")
+            raise EngineError(
+                f"The engine needs {ROOM >> 20} MB of free disk in {folder.parent} for a moment: make room."
+            )
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".engine-") as temporary:
             tarball = source or _fetch(Path(temporary), say)
             say("checking the package")
@@ -75,7 +77,15 @@ def _npm() -> list[str]:
 def _fetch(folder: Path, say: Say) -> Path:
     say(f"fetching {NPM_NAME} {VERSION} with npm (198 MB)")
     # A folder of its own as prefix and cwd: a package.json or .npmrc lying about must not take part.
-    command = [*_npm(), "pack", f"{NPM_NAME}@{VERSION}", "--ignore-scripts", "--silent", "--pack-destination", str(folder)]
+    command = [
+        *_npm(),
+        "pack",
+        f"{NPM_NAME}@{VERSION}",
+        "--ignore-scripts",
+        "--silent",
+        "--pack-destination",
+        str(folder),
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     found = list(folder.glob("*.tgz"))
     if done.returncode or not found:

@@ -49,7 +49,7 @@ def read_chats(path: Path, system: str) -> list[tuple[str, list[dict[str, str]]]
 
 
 def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint where there is one."""
+    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint if any."""
     folder, base = Path(job["folder"]), Path(job["base"])
     # The child of a killed worker may need a moment to die: two writers in one run would spoil its checkpoints.
     with FileLock(folder / "engine.lock", timeout=OLD_CHILD_SECONDS):

@@ -119,7 +119,9 @@ def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
     drift = max(float(np.abs(second[name] - alone[name]).max()) for name in alone)
     size = max(float(np.abs(gradient).max()) for gradient in alone.values())
     if not last < first or drift > 1e-5 * size:
-        raise EngineError(f"The engine trains wrongly on this machine (loss {first:.4f} to {last:.4f}, drift {drift:.1e}).")
+        raise EngineError(
+            f"The engine trains wrongly on this machine (loss {first:.4f} to {last:.4f}, drift {drift:.1e})."
+        )
     emit("result", first_loss=first, last_loss=last, gradient_drift=drift)
 
 

@@ -95,7 +95,7 @@ class ChatTemplate:
 def template_for(info: GgufInfo, wanted: str | None) -> ChatTemplate:
     """The base's own template, or the one `wanted`: a built-in name or a Jinja file."""
     source = info.chat_template
-    if wanted in BUILT_IN:
+    if wanted and wanted in BUILT_IN:
         source = BUILT_IN[wanted]
     elif wanted:
         try:

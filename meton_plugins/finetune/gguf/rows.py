@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -131,7 +132,7 @@ def _encode(text: str, spans: list[tuple[int, int]], tokenizer: Tokenizer) -> tu
     if not _prompts_agree(text, spans, tokens, tokenizer, start=not named):
         tokens = []
         cuts = [0, *(start for start, _ in spans), len(text)]
-        for here, there in zip(cuts, cuts[1:], strict=False):
+        for here, there in itertools.pairwise(cuts):
             tokens += tokenizer.encode(text[here:there], start=here == 0 and not named)
     return tokens, _ends(text, tokens, tokenizer, named=named)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 __all__ = ["Tokenizer"]
@@ -12,7 +11,7 @@ class Tokenizer(Protocol):
     """Text to token ids and back."""
 
     def encode(self, text: str, *, start: bool) -> list[int]:
-        """Token ids of `text`, special tokens recognised. `start`: put the beginning-of-text token first, if it has one."""
+        """Token ids of `text`, special tokens recognised. `start`: the beginning-of-text token first, if there is one."""
 
     def piece(self, token: int) -> bytes:
         """The bytes that `token` stands for; special tokens give their name."""

@@ -23,7 +23,9 @@ def check_free() -> None:
     """BusyError where a run trains on this machine."""
     busy = who_trains()
     if busy is not None:
-        raise BusyError(f"The run {busy.name} is training on this machine: wait for it, or type /finetune stop {busy.name}.")
+        raise BusyError(
+            f"The run {busy.name} is training on this machine: wait for it, or type /finetune stop {busy.name}."
+        )
 
 
 def start(run: Run) -> State:
@@ -62,4 +64,3 @@ def ask(run: Run, want: str) -> None:
     if not run.alive:
         raise UsageError(f"The run {run.name} is not training (it is {run.status}).")
     run.control(want)
-

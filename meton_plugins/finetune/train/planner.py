@@ -61,7 +61,8 @@ def create(
         raise DataError(f"The dataset {dataset.name} has no training examples: rate more answers and build again.")
     record = RunRecord(
         name=chosen, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), base=base,
-        dataset=frozen.id, learned=frozen.manifest.learned, examples=counts, settings=settings, template=settings.template, system=system,
+        dataset=frozen.id, learned=frozen.manifest.learned, examples=counts, settings=settings,
+        template=settings.template, system=system,
         threads=threads(settings.threads),
         versions={"plugin": __version__, "engine": engine.version, "backend": engine.backend},
     )  # fmt: skip

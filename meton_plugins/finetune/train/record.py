@@ -49,7 +49,7 @@ class RunRecord(_Record):
 
 
 class State(_Record):
-    """state.json: the truth of the moment it was written. Losses are nats a learned token, `seconds_left` an estimate."""
+    """state.json: the truth of the moment it was written. Losses are nats a learned token."""
 
     status: Status = "starting"
     attempt: int = 0

@@ -1,4 +1,4 @@
-"""The detached worker: outlives the session, owns the run, turns the engine's events into state.json and events.jsonl."""
+"""The detached worker: outlives the session, owns the run, makes state.json and events.jsonl of the engine's events."""
 
 from __future__ import annotations
 
