@@ -123,7 +123,7 @@ class Decoder:
             raise EngineError(f"The engine could not read {len(tokens)} tokens (code {code}).")
         logits = self.model.library.llama_get_logits_ith(self.handle, -1)
         found: npt.NDArray[np.float32] = np.ctypeslib.as_array(logits, shape=(self.model.size,))
-        return found.copy()
+        return np.array(found, dtype=np.float32)
 
     def losses(self, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         """Loss in nats of each of tokens[1:] after those before it, [n]: the text read anew, all at once."""

@@ -34,7 +34,7 @@ _PLATFORMS: Final = {
 
 @dataclass(frozen=True)
 class Engine:
-    """An installed engine. `library` and `backend` are files in `folder`; `proof` is what its two-step training said."""
+    """An installed engine. `library` and `backend` are files in `folder`; `proof` is what two steps of training gave."""
 
     folder: Path
     version: str

@@ -140,7 +140,8 @@ def _weights(shape: TinyShape, vocabulary: int) -> list[tuple[str, npt.NDArray[n
 
     def matrix(rows: int, columns: int, spread: float | None = None) -> npt.NDArray[np.float32]:
         drawn: npt.NDArray[np.float32] = random.standard_normal((rows, columns), dtype=np.float32)
-        return drawn * np.float32(spread or columns**-0.5)
+        drawn *= np.float32(spread or columns**-0.5)
+        return drawn
 
     def ones(count: int) -> npt.NDArray[np.float32]:
         return np.ones(count, dtype=np.float32)

@@ -11,7 +11,7 @@ class Tokenizer(Protocol):
     """Text to token ids and back."""
 
     def encode(self, text: str, *, start: bool) -> list[int]:
-        """Token ids of `text`, special tokens recognised. `start`: the beginning-of-text token first, if there is one."""
+        """Token ids of `text`, special tokens recognised. With `start`, its beginning-of-text token is first."""
 
     def piece(self, token: int) -> bytes:
         """The bytes that `token` stands for; special tokens give their name."""
