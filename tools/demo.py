@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ SAMPLES: Final = ROOT / "examples" / "conversations"
 WORK: Final = ROOT / "build" / "demo"
 #: Few examples and many epochs: the tiny base is to learn our samples by heart, so the last adapter is exported and
 #: not the one that was best on answers it never saw.
-TRAIN: Final = "--epochs 18 --learning-rate 2e-3 --ctx-size 512"
+TRAIN: Final = "--epochs 24 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --ctx-size 512"
 BASE_NAME: Final = "tiny-base:latest"
 CONFIG: Final = f"""\
 # A Meton config.yaml in small. The demo swaps the primary slot and gives it back.
@@ -61,8 +62,9 @@ class Demo:
 
     def type(self, line: str, lines: str | None = None) -> None:
         """Run a command as a user would, its output on the screen; `lines` are typed into the REPL."""
-        shown = line or f"(the REPL)\n{lines}"
-        self.screen.print(Text(f"$ meton-finetune {shown}".rstrip(), style="cyan"))
+        typed = "".join(f"\nfinetune> {one}" for one in (lines or "").splitlines())
+        shown = f"$ meton-finetune {line}".replace(str(ROOT), ".").rstrip() + typed
+        self.screen.print(Text(shown, style="cyan"), soft_wrap=True)
         command = [sys.executable, "-m", "meton_plugins.finetune", *shlex.split(line)]
         sys.stdout.flush()
         done = subprocess.run(command, env=self.environment, cwd=WORK, input=lines, text=True, check=False)
@@ -153,8 +155,8 @@ def swap(demo: Demo, tuned: Path, asked: list[dict[str, str]]) -> dict[str, Any]
     return result
 
 
-def show(demo: Demo, summary: dict[str, Any]) -> None:
-    """The closing table."""
+def show(screen: Console, summary: dict[str, Any]) -> None:
+    """The closing table, and the answers side by side."""
     table = Table(show_header=False, box=None, pad_edge=False)
     facts = {
         "validation loss": f"{summary['loss_base']:.3f} → {summary['loss_tuned']:.3f} nats a token",
@@ -166,12 +168,23 @@ def show(demo: Demo, summary: dict[str, Any]) -> None:
     }
     for label, text in facts.items():
         table.add_row(Text(label, style="dim"), Text(text))
-    demo.screen.print()
-    demo.screen.print(table)
+    screen.print()
+    screen.print(table)
     for one in summary["answers"]:
-        demo.screen.print(Text(f"\n{one['question']}", style="bold"))
-        demo.screen.print(Text(f"  base   {' '.join(one['base'].split())[:88]}", style="red"))
-        demo.screen.print(Text(f"  tuned  {one['tuned']}", style="green"))
+        readable = "".join(c for c in " ".join(one["base"].split()) if c.isprintable())
+        screen.print(Text(f"\n{one['question']}", style="bold"))
+        screen.print(Text(f"  base   {readable[:80]}", style="red"), no_wrap=True, overflow="ellipsis")
+        screen.print(Text(f"  tuned  {one['tuned']}", style="green"), soft_wrap=True)
+
+
+def picture(summary: dict[str, Any], path: Path) -> None:
+    """The closing table as an SVG, without the web fonts that rich would have a browser fetch."""
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=100, file=nowhere, force_terminal=True, highlight=False)
+        console.print(Text("$ make demo", style="cyan"))
+        show(console, summary)
+        drawn = console.export_svg(title="meton-finetune")
+    path.write_text(re.sub(r"@font-face \{.*?\}\n", "", drawn, flags=re.DOTALL), encoding="utf-8")
 
 
 def main() -> None:
@@ -207,7 +220,8 @@ def main() -> None:
         "seconds": demo.seconds,
     }
     (WORK / "summary.json").write_text(json.dumps(summary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    show(demo, summary)
+    show(demo.screen, summary)
+    picture(summary, WORK / "demo.svg")
     wrong = [one["question"] for one in asked if one["tuned"] != one["expected"] or one["base"] == one["expected"]]
     if wrong:
         raise SystemExit(f"demo: the answers are not as taught: {wrong}")

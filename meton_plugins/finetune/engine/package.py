@@ -34,7 +34,7 @@ _PLATFORMS: Final = {
 
 @dataclass(frozen=True)
 class Engine:
-    """An installed engine. `library` and `backend` are files in `folder`; `proof` is what two steps of training gave."""
+    """An installed engine. `library` and `backend` are files in `folder`; `proof` is what its two steps gave."""
 
     folder: Path
     version: str

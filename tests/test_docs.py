@@ -1,0 +1,36 @@
+"""The README names every command, verb and place, so that nothing exists which nobody can find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meton_plugins.finetune.plugin import register
+from support.host import RecordingHost
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    """Every command with every verb."""
+    host = RecordingHost(Path("unused"))
+    register(host)
+    return [f"{command.name} {verb}" for command in host.commands.values() for verb in command.verbs]
+
+
+@pytest.mark.parametrize("words", commands())
+def test_the_readme_names_every_verb(words: str) -> None:
+    command, verb = words.split()
+    rows = [line for line in README.splitlines() if line.startswith(f"| `{command} {verb}")]
+    assert len(rows) == 1, f"README.md's table of commands should have one row for {words}"
+
+
+@pytest.mark.parametrize("short", ["/+", "/-", "/fix"])
+def test_the_readme_names_the_short_forms(short: str) -> None:
+    assert f"`{short}`" in README
+
+
+@pytest.mark.parametrize("word", ["make demo", "make test", "METON_FINETUNE_HOME", "settings.toml", "Windows"])
+def test_the_readme_says(word: str) -> None:
+    assert word in README
