@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 from ...host.api import Command
 from ..errors import UsageError
 from ..paths import Home
-from ..settings import TrainSettings, load
+from ..settings import Settings, TrainSettings, load
 from .edge import guarded, note, say, show_json
 from .options import Parser, flags_of, settings_from, split
-from .progress import bar, duration, run_line
+from .progress import bar, duration, left_out, run_line
 
 if TYPE_CHECKING:
     from ...host.api import Host
+    from ..serve.bases import Base
     from ..train.runs import Run
 
 __all__ = ["VERBS", "make"]
@@ -94,22 +95,24 @@ def _start(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..curate.dataset import resolve
     from ..engine.package import installed
     from ..serve.templates import load_template
-    from ..train.launch import check_free, start
-    from ..train.planner import base_record, create
+    from ..train.launch import begin, check_free
+    from ..train.planner import base_record, check_new, create
 
     settings = load(home.settings)
     train = settings_from(options, settings.train)
     installed()
-    check_free()
+    check_new(home.runs, options.name, _words())
+    check_free(home.runs)
     dataset = resolve(home, options.dataset)
     system = load_template(train.template, home).system or ""
+    base = _base(host, settings, options)
     with bar(host) as tell:
-        path, name = _base(host, home, options, tell)
-        record = base_record(path, name, lambda done, total: tell("reading the base", done, total))
-    run = create(
-        home, base=record, dataset=dataset, settings=train, system=system, name=options.name, reserved=tuple(VERBS)
+        path = _trainable(home, base, tell)
+        record = base_record(path, base.name, lambda done, total: tell("reading the base", done, total))
+    run, state = begin(
+        home.runs,
+        lambda: create(home, base=record, dataset=dataset, settings=train, system=system, name=options.name),
     )
-    state = start(run)
     if options.wait and state.status != "failed":
         from .watch import watch
 
@@ -117,6 +120,7 @@ def _start(host: Host, home: Home, options: argparse.Namespace) -> int:
     else:
         code = 1 if state.status == "failed" else 0
         say(host, run_line(run), "red" if code else "")
+        left_out(host, run)
     if host.json:
         show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
     elif not options.wait and not code:
@@ -124,30 +128,42 @@ def _start(host: Host, home: Home, options: argparse.Namespace) -> int:
     return code
 
 
-def _base(
-    host: Host, home: Home, options: argparse.Namespace, tell: Callable[[str, int, int], None]
-) -> tuple[Path, str | None]:
-    """The file to train on; for a BF16 base an F16 copy of it, made where the user agrees."""
+def _words() -> tuple[str, ...]:
+    """What no run may be called: commands take a run's name where they take these words."""
+    from . import dataset, export, model_register
+
+    return (*VERBS, *dataset.VERBS, *export.VERBS, *model_register.VERBS, "latest")
+
+
+def _base(host: Host, settings: Settings, options: argparse.Namespace) -> Base:
+    """What the user wants to train on; where that is BF16, he has agreed to a copy."""
     from ..gguf.inspect import inspect
     from ..serve.bases import resolve_base
     from ..serve.ollama import Server
-    from ..train.bases import f16_copy_of, needs_f16_copy
+    from ..train.bases import needs_f16_copy
 
-    settings = load(home.settings)
     wanted = options.base or settings.base
     if not wanted:
         raise UsageError("Say what to train on: --base with a GGUF file or the name of an Ollama model.")
     with Server(settings.serve.ollama_host) as server:
         base = resolve_base(wanted, server)
     info = inspect(base.path)
-    if not needs_f16_copy(info):
-        return base.path, base.name
-    size = f"{2 * info.parameters / 2**30:.1f} GB"
-    if not options.f16_copy and not host.ask(
-        f"{base.path.name} is BF16, which cannot be trained on. Make an F16 copy ({size})?"
-    ):
-        raise UsageError(f"A BF16 base needs an F16 copy ({size}): add --f16-copy to make one.")
-    return f16_copy_of(home, base.path, lambda done, total: tell("copying to F16", done, total)), base.name
+    if needs_f16_copy(info) and not options.f16_copy:
+        size = f"{2 * info.parameters / 2**30:.1f} GB"
+        question = f"{base.path.name} is BF16, which cannot be trained on. Make an F16 copy ({size})?"
+        if not host.ask(question):
+            raise UsageError(f"A BF16 base needs an F16 copy ({size}): add --f16-copy to make one.")
+    return base
+
+
+def _trainable(home: Home, base: Base, tell: Callable[[str, int, int], None]) -> Path:
+    """The file itself, or for a BF16 base its F16 copy."""
+    from ..gguf.inspect import inspect
+    from ..train.bases import f16_copy_of, needs_f16_copy
+
+    if not needs_f16_copy(inspect(base.path)):
+        return base.path
+    return f16_copy_of(home, base.path, lambda done, total: tell("copying to F16", done, total))
 
 
 def _status(host: Host, home: Home, options: argparse.Namespace) -> int:
@@ -221,6 +237,8 @@ def _asking(want: str, said: str) -> Callable[[Host, Home, argparse.Namespace], 
         run = _found(home, options)
         ask(run, want)
         say(host, said.format(run=run.name))
+        if host.json:
+            show_json(host, {"run": run.name, "asked": want})
         return 0
 
     return verb
@@ -230,9 +248,11 @@ def _resume(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..train.launch import start
 
     run = _found(home, options)
-    state = start(run)
-    say(host, run_line(run), "red" if state.status == "failed" else "")
-    return 1 if state.status == "failed" else 0
+    failed = start(run).status == "failed"
+    say(host, run_line(run), "red" if failed else "")
+    if host.json:
+        show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
+    return 1 if failed else 0
 
 
 #: verb: (what it does, its summary)

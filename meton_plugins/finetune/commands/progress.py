@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .edge import note
+
 if TYPE_CHECKING:
     from ...host.api import Host
     from ..train.record import State
     from ..train.runs import Run
 
-__all__ = ["bar", "duration", "run_line", "trend"]
+__all__ = ["bar", "duration", "left_out", "run_line", "trend"]
 
 
 @contextmanager
@@ -73,3 +75,11 @@ def run_line(run: Run) -> str:
     if status in ("interrupted", "paused", "failed"):
         parts.append(f"(go on: /finetune resume {run.name})")
     return "  ".join(part for part in parts if part)
+
+
+def left_out(host: Host, run: Run) -> None:
+    """Say how many examples of `run` are not trained on, where there are some."""
+    skipped = run.state.skipped
+    if skipped:
+        many = "1 example is" if skipped == 1 else f"{skipped} examples are"
+        note(host, f"{many} left out; /finetune logs {run.name} names them.")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from .edge import note, say
-from .progress import run_line
+from .progress import left_out, run_line
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -29,14 +29,16 @@ LINE_EVERY: Final = 5.0
 
 def watch(host: Host, run: Run) -> int:
     """Show `run` until it is over or a key is pressed; exit code 1 for a run that failed."""
-    if host.console.is_terminal and not host.json:
-        left = _live(host, run)
-    else:
-        left = _lines(host, run)
+    code = 0
+    try:
+        left = _live(host, run) if host.console.is_terminal and not host.json else _lines(host, run)
+    except KeyboardInterrupt:
+        left, code = True, 130
     if left:
         note(host, f"{run.name} goes on. See it again with /finetune watch {run.name}.")
-        return 0
+        return code
     say(host, run_line(run))
+    left_out(host, run)
     return 1 if run.status in ("failed", "interrupted") else 0
 
 

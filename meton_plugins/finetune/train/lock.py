@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from ..paths import private_dir, training_lock, write_json
 
-__all__ = ["WAIT", "held", "machine_lock", "run_lock", "say_who_trains", "who_trains"]
+__all__ = ["WAIT", "held", "machine_lock", "run_lock", "say_who_trains", "start_lock", "who_trains"]
 
 #: A session looks whether a lock is held by taking it for a moment: a worker that starts just then waits so long.
 WAIT: Final = 10.0
@@ -26,6 +26,12 @@ def machine_lock() -> FileLock:
     """The lock of this machine: one training at a time."""
     private_dir(training_lock().parent)
     return FileLock(training_lock(), mode=0o600)
+
+
+def start_lock() -> FileLock:
+    """Held by a session from its look at who trains until its worker is up."""
+    private_dir(training_lock().parent)
+    return FileLock(training_lock().with_name("start.lock"), mode=0o600)
 
 
 def held(lock: FileLock) -> bool:

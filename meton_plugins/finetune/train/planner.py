@@ -5,29 +5,30 @@ from __future__ import annotations
 import datetime
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Final
 
 from .. import __version__
 from ..curate import dataset as datasets
 from ..engine.jobs import threads
 from ..engine.package import installed
 from ..errors import DataError, UsageError
-from ..gguf.chat_template import template_for
+from ..gguf.chat_template import BUILT_IN, template_for
 from ..gguf.inspect import check_trainable, fingerprint, inspect
-from ..paths import Home, check_name, private_dir, sync_dir
+from ..paths import Home, check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import TrainSettings
 from .record import BaseRecord, RunRecord
-from .runs import Run, all_runs
+from .runs import CHAT_TEMPLATE, Run
 
-__all__ = ["base_record", "create", "free_name"]
+__all__ = ["base_record", "check_new", "create", "free_name"]
 
-SIDES = ("train", "validation")
+SIDES: Final = ("train", "validation")
 
 
 def free_name(runs: Path) -> str:
-    """The first of run-1, run-2, ... that no run has."""
-    taken = {run.name for run in all_runs(runs)}
+    """The first of run-1, run-2, ... that nothing in the folder `runs` has."""
+    taken = {path.name for path in runs.iterdir()} if runs.is_dir() else set()
     return next(name for number in range(1, len(taken) + 2) if (name := f"run-{number}") not in taken)
 
 
@@ -42,19 +43,26 @@ def base_record(base: Path, name: str | None, progress: Callable[[int, int], Non
     )  # fmt: skip
 
 
+def check_new(runs: Path, name: str | None, reserved: Collection[str]) -> None:
+    """UsageError where no new run in the folder `runs` can be called `name`. `reserved`: words of commands."""
+    if name is None:
+        return
+    check_name(name, "run")
+    if name in reserved:
+        raise UsageError(f"{name!r} is a command's word: give the run another --name.")
+    if (runs / name).exists():
+        raise UsageError(f"There is a run {name!r} already: give another --name.")
+
+
 def create(
-    home: Home, *, base: BaseRecord, dataset: Path, settings: TrainSettings, system: str, name: str | None = None,
-    reserved: tuple[str, ...] = (),
-) -> Run:  # fmt: skip
-    """The folder of a new run, whole or not at all. `reserved`: words that are commands, which no run may be called."""
+    home: Home, *, base: BaseRecord, dataset: Path, settings: TrainSettings, system: str, name: str | None = None
+) -> Run:
+    """The folder of a new run, whole or not at all."""
     engine = installed()
     template_for(inspect(Path(base.path)), settings.chat_template)
-    chosen = check_name(name, "run") if name else free_name(home.runs)
-    if chosen in reserved:
-        raise UsageError(f"{chosen!r} is a command's word: give the run another --name.")
+    check_new(home.runs, name, ())
+    chosen = name or free_name(home.runs)
     final = home.runs / chosen
-    if final.exists():
-        raise UsageError(f"There is a run {chosen!r} already: give another --name.")
     frozen = datasets.load(dataset)
     counts = {side: len(getattr(frozen, side)) for side in SIDES}
     if not counts["train"]:
@@ -69,11 +77,19 @@ def create(
     private_dir(home.runs)
     partial = Path(tempfile.mkdtemp(prefix=f".{chosen}.", dir=home.runs))
     try:
-        shutil.copytree(dataset, partial / "dataset")
-        (partial / "run.json").write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        for file in dataset.iterdir():
+            _copy(file, private_dir(partial / "dataset") / file.name)
+        if settings.chat_template and settings.chat_template not in BUILT_IN:
+            _copy(Path(settings.chat_template).expanduser(), partial / CHAT_TEMPLATE)
+        write_json(partial / "run.json", record.model_dump(mode="json"))
         partial.rename(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_dir(home.runs)
     return Run(final)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as file:
+        file.write(source.read_bytes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -14,7 +14,10 @@ from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
 from .record import RunRecord, State
 
-__all__ = ["Run", "all_runs", "find_run"]
+__all__ = ["CHAT_TEMPLATE", "Run", "all_runs", "find_run"]
+
+#: The Jinja file that was named with --chat-template, in the run's folder: a run is whole without its user's files.
+CHAT_TEMPLATE: Final = "chat_template.jinja"
 
 
 class Run:
@@ -65,13 +68,14 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order. A step that was repeated after a kill appears once, as it was done last."""
-        events = read_json_lines(self.folder / "events.jsonl")
+        lines = read_json_lines(self.folder / "events.jsonl")
+        events = [line for line in lines if isinstance(line, dict) and "event" in line]
         last: dict[tuple[str, int], int] = {}
         for index, event in enumerate(events):
-            if event.get("event") in ("step", "validation"):
+            if event["event"] in ("step", "validation"):
                 last[event["event"], event["step"]] = index
         keep = set(last.values())
-        return [e for i, e in enumerate(events) if e.get("event") not in ("step", "validation") or i in keep]
+        return [e for i, e in enumerate(events) if e["event"] not in ("step", "validation") or i in keep]
 
     def adapter(self, which: Literal["best", "last"] = "best") -> Path:
         """The adapter that was best on the validation side (the last where nothing was validated), or the last one.

@@ -19,7 +19,7 @@ from ..gguf.inspect import fingerprint
 from ..paths import append_json, write_json
 from .lock import WAIT, machine_lock, run_lock, say_who_trains
 from .record import RunRecord, State
-from .runs import Run
+from .runs import CHAT_TEMPLATE, Run
 
 __all__ = ["main"]
 
@@ -33,6 +33,7 @@ TREND: Final = 20
 
 def main() -> int:
     """Train the run whose folder is the first argument; the exit code."""
+    os.umask(0o077)  # also the engine's files are the user's alone, whatever the host's own are
     run = Run(Path(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -55,7 +56,8 @@ class Worker:
         self.losses: list[float] = []
         self.written = 0.0
         self.terminated = False
-        signal.signal(signal.SIGTERM, self._on_term)
+        # Inherited by the engine: a shutdown asks both, and the engine must live to save what it has.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _on_term(self, _signal: int, _frame: Any) -> None:
         self.terminated = True  # a shutdown: pause at the next step, so that nothing is lost
@@ -66,6 +68,7 @@ class Worker:
         if self.run.done:
             return 0
         try:
+            self._end_line()
             with machine_lock().acquire(timeout=1):
                 say_who_trains(self.run.folder)
                 self._train(self.run.record)
@@ -79,12 +82,15 @@ class Worker:
 
     def _train(self, record: RunRecord) -> None:
         check_base(record)
+        settings = record.settings.model_dump(mode="json")
+        if (self.run.folder / CHAT_TEMPLATE).is_file():
+            settings["chat_template"] = str(self.run.folder / CHAT_TEMPLATE)
         job = {
             "kind": "train", "folder": str(self.run.folder), "base": record.base.path, "system": record.system,
-            "learned": record.learned, "settings": record.settings.model_dump(mode="json"),
-            "threads": record.threads,
+            "learned": record.learned, "settings": settings, "threads": record.threads,
         }  # fmt: skip
         with Child(job, log=self.run.folder / "engine.log") as child:
+            signal.signal(signal.SIGTERM, self._on_term)
             over = threading.Event()
             asking = threading.Thread(target=self._pass_on, args=(child, over), daemon=True)
             asking.start()
@@ -94,6 +100,15 @@ class Worker:
             finally:
                 over.set()
                 asking.join()
+
+    def _end_line(self) -> None:
+        """End a line that a full disk or a kill cut short, which would take the next one with it."""
+        path = self.run.folder / "events.jsonl"
+        if path.exists() and path.stat().st_size:
+            with path.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.write(b"\n")
 
     def _pass_on(self, child: Child, over: threading.Event) -> None:
         """Hand a session's wish to the child, once."""
