@@ -1,0 +1,54 @@
+"""Fixtures for tests that train: `pytest_plugins = ["support.run_fixtures"]`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meton_plugins.finetune.engine.package import find
+from meton_plugins.finetune.gguf.tiny import make_tiny
+from meton_plugins.finetune.paths import Home, engine_dir
+
+from .runs import Bench, Ingredients, end_workers, small_dataset
+
+
+@pytest.fixture(scope="session")
+def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingredients]:
+    """Made once. The base must be left as it is."""
+    installed = find()  # the user's own: no test has moved the user data folder yet
+    if installed is None:
+        reason = "The training engine is not installed: run `meton-finetune finetune setup`, then the tests again."
+        if os.environ.get("REQUIRE_ENGINE") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("ingredients")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(folder / "share"))
+        engine_dir().parent.mkdir(parents=True)
+        engine_dir().symlink_to(installed.folder)
+        base = make_tiny(folder / "base.gguf")
+        bench = Bench(Home(folder / "home"), base, small_dataset(folder / "home"))
+        run = bench.train()
+        assert run.status == "finished", run.state.error
+        yield Ingredients(base, bench.dataset, run.folder / "adapter.gguf")
+
+
+@pytest.fixture
+def bench(home: Path, engine: object, ingredients: Ingredients) -> Iterator[Bench]:
+    """A fresh data folder; nothing goes on when the test is over."""
+    templates = home / "templates" / "modelfiles"
+    templates.mkdir(parents=True)
+    (templates / "bare.Modelfile").write_text("FROM .\n", encoding="utf-8")
+    yield Bench(Home(home), ingredients.base, ingredients.dataset)
+    end_workers(home / "runs")
+
+
+@pytest.fixture
+def own_base(bench: Bench, tmp_path: Path) -> Bench:
+    """The bench with a copy of the base that may be spoilt."""
+    bench.base = Path(shutil.copy(bench.base, tmp_path / "own.gguf"))
+    return bench

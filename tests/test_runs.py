@@ -1,0 +1,559 @@
+"""The detached worker on a tiny base: it outlives what started it, and whatever ends it, nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+from support.runs import SETTINGS, Bench, Ingredients, children, gone, over, reached, steps, until, workers
+
+from meton_plugins.finetune import __version__
+from meton_plugins.finetune.engine.package import VERSION, find
+from meton_plugins.finetune.errors import BusyError, DataError, EngineError, NotFound, UsageError
+from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
+from meton_plugins.finetune.paths import append_json, engine_dir, training_lock, write_json
+from meton_plugins.finetune.train.launch import ask, start
+from meton_plugins.finetune.train.planner import free_name
+from meton_plugins.finetune.train.record import State
+from meton_plugins.finetune.train.runs import Run, all_runs, find_run
+
+pytest_plugins = ["support.run_fixtures"]
+
+TOTAL = 60
+#: The library notices a full disk, or its next reader does.
+DISK = re.compile("No space left on device|disk full|cut short")
+
+
+def finished(run: Run, ingredients: Ingredients) -> None:
+    """The run came to its end, and learned what an undisturbed run learns, bit for bit."""
+    assert run.status == "finished", run.state.error
+    assert run.state.step == TOTAL
+    assert steps(run) == list(range(1, TOTAL + 1))
+    assert weights(run.folder / "adapter.gguf") == weights(ingredients.adapter)
+
+
+def weights(adapter: Path) -> dict[str, bytes]:
+    """Every tensor of an adapter, to the last bit."""
+    return {tensor.name: tensor.data.tobytes() for tensor in GGUFReader(adapter).tensors}
+
+
+def resumed(run: Run) -> Run:
+    start(run)
+    over(run)
+    return run
+
+
+# A run by itself
+
+
+def test_a_run_trains_by_itself_to_its_end(bench: Bench, ingredients: Ingredients) -> None:
+    assert "one  running" in bench.command(*bench.words())
+    run = bench.run()
+    over(run)
+    finished(run, ingredients)
+    state = run.state
+    assert (state.attempt, state.epoch, state.epochs, state.steps) == (1, 6, 6, TOTAL)
+    assert state.base_loss is not None
+    assert state.best_loss is not None
+    assert state.best_loss < state.base_loss
+    assert state.tokens_per_s is not None
+    assert state.tokens_per_s > 0
+    assert state.seconds_left == 0
+    assert state.peak_rss_mb is not None
+    assert (run.adapter("best").name, run.adapter("last").name) == ("best.gguf", "adapter.gguf")
+    kinds = [event["event"] for event in run.events()]
+    assert kinds[:3] == ["rows", "rows", "begin"]
+    assert kinds[-1] == "finished"
+    assert kinds.count("validation") == 7
+    assert json.loads((run.folder / "done").read_text())["status"] == "finished"
+    written = {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.is_file()}
+    assert max(written, key=lambda name: written[name]) == "done"
+    assert not list(run.folder.glob("**/.*")), "no temporary file is left"
+    assert len(list((run.folder / "checkpoints").iterdir())) == 2
+
+
+def test_everything_is_the_users_alone(bench: Bench) -> None:
+    # Meton has the usual umask: what the console does about its own must not be needed.
+    before = os.umask(0o022)
+    try:
+        run = bench.train(epochs=1)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [run.folder, *run.folder.rglob("*")]}
+    assert {path.name: oct(mode) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == {}
+
+
+def test_the_record_says_what_the_run_is_made_of(bench: Bench) -> None:
+    template = bench.home.root / "templates" / "modelfiles" / "kind.Modelfile"
+    template.write_text("FROM .\nSYSTEM Be kind.\n", encoding="utf-8")
+    bench.command(*bench.words(template="kind", epochs=1, threads=0, ctx_size=8), code=1)
+    run = bench.run()
+    record = run.record
+    assert (record.schema_version, record.name) == (1, "one")
+    assert record.base.path == str(bench.base)
+    assert record.base.sha256 == fingerprint(bench.base)
+    assert record.base.architecture == "qwen2"
+    assert record.base.parameters == inspect(bench.base).parameters
+    assert record.dataset == bench.dataset.name
+    assert (record.learned, record.examples) == ("last", {"train": 10, "validation": 1})
+    assert (record.template, record.system) == ("kind", "Be kind.")
+    assert record.settings.threads == 0
+    assert record.threads == len(os.sched_getaffinity(0))
+    engine = find()
+    assert engine is not None
+    assert record.versions == {"plugin": __version__, "engine": VERSION, "backend": engine.backend}
+    for file in ("train.jsonl", "validation.jsonl", "manifest.json"):
+        assert (run.folder / "dataset" / file).read_bytes() == (bench.dataset / file).read_bytes()
+    over(run)
+
+
+# What ends a session does not end its run
+
+
+@pytest.fixture
+def session(bench: Bench) -> Iterator[subprocess.Popen[str]]:
+    """A session that started the run `one` and waits for it."""
+    with bench.popen(*bench.words("--wait")) as process:
+        until(lambda: (bench.run().folder / "run.json").exists(), "the run is there")
+        reached(bench.run(), 3)
+        yield process
+
+
+def test_a_killed_session_leaves_its_run_to_finish(
+    bench: Bench, session: subprocess.Popen[str], ingredients: Ingredients
+) -> None:
+    os.killpg(session.pid, signal.SIGKILL)
+    session.communicate(timeout=20)
+    run = bench.run()
+    assert run.alive
+    over(run)
+    finished(run, ingredients)
+    assert run.state.attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("blow", "code", "words"),
+    [(signal.SIGINT, 130, "one goes on. See it again with /finetune watch one."), (signal.SIGHUP, -signal.SIGHUP, "")],
+    ids=["ctrl-c", "hangup"],
+)
+def test_the_terminals_signals_end_the_session_alone(
+    bench: Bench, session: subprocess.Popen[str], blow: signal.Signals, code: int, words: str
+) -> None:
+    run = bench.run()
+    before = steps(run)[-1]
+    os.killpg(session.pid, blow)
+    said, _ = session.communicate(timeout=20)
+    assert session.returncode == code
+    assert words in said
+    reached(run, before + 5)
+    assert run.status == "running"
+
+
+def test_the_workers_own_group_minds_no_terminal(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 10)
+    os.killpg(run.state.pid, signal.SIGINT)
+    os.killpg(run.state.pid, signal.SIGHUP)
+    over(run)
+    finished(run, ingredients)
+    assert run.state.attempt == 1
+
+
+def test_a_shutdown_pauses_the_run(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 12)
+    os.killpg(run.state.pid, signal.SIGTERM)  # a service manager asks every process of the machine
+    over(run)
+    assert (run.status, run.state.error) == ("paused", None)
+    finished(resumed(run), ingredients)
+
+
+# What ends a worker or its engine loses nothing
+
+
+def test_a_killed_worker_takes_its_engine_along(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 17)
+    [child] = children(run.state.pid)
+    os.kill(run.state.pid, signal.SIGKILL)
+    until(lambda: gone(child), "the engine is gone", seconds=2)
+    until(lambda: run.status == "interrupted", "the status says so", seconds=2)
+    assert "one  interrupted" in bench.command("finetune", "status")
+    assert "/finetune resume one" in bench.command("finetune", "status")
+    before = steps(run)
+    assert "one  running" in bench.command("finetune", "resume", "one")
+    over(run)
+    finished(run, ingredients)
+    assert run.state.attempt == 2
+    lines = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
+    again = [line["step"] for line in lines if line["event"] == "step" and line["attempt"] == 2]
+    assert again == list(range(again[0], TOTAL + 1))
+    assert again[0] <= before[-1] + 1
+    assert [line["step"] for line in lines if line["event"] == "resumed"] == [again[0] - 1]
+
+
+def test_a_killed_engine_is_a_failure_that_is_told(bench: Bench, ingredients: Ingredients) -> None:
+    run = died(bench, signal.SIGKILL)
+    assert "memory ran out" in (run.state.error or "")
+    assert run.events()[-1]["event"] == "failed"
+    assert not run.done
+    assert (run.state.error or "") in bench.command("finetune", "status", "one")
+    finished(resumed(run), ingredients)
+    assert run.state.error is None
+
+
+@pytest.mark.parametrize(
+    ("blow", "words"), [(signal.SIGABRT, "abort"), (signal.SIGSEGV, "SIGSEGV")], ids=["aborted", "crashed"]
+)
+def test_an_engine_that_ends_itself_is_a_failure_too(bench: Bench, blow: signal.Signals, words: str) -> None:
+    assert words in (died(bench, blow).state.error or "")
+
+
+def died(bench: Bench, blow: signal.Signals) -> Run:
+    """A run whose engine was dealt `blow` in the middle."""
+    run = bench.create()
+    start(run)
+    reached(run, 17)
+    [child] = children(run.state.pid)
+    child.send_signal(blow)
+    over(run)
+    assert run.status == "failed"
+    assert (run.state.error or "").startswith("The engine ")
+    return run
+
+
+def test_a_kill_before_the_first_checkpoint_begins_again(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create(save_steps=10**6)
+    start(run)
+    reached(run, 3)
+    os.kill(run.state.pid, signal.SIGKILL)
+    until(lambda: run.status == "interrupted", "the status says so")
+    shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    finished(resumed(run), ingredients)
+
+
+def test_a_session_that_dies_before_its_worker_lives_leaves_a_run_to_resume(bench: Bench) -> None:
+    run = bench.create(epochs=1)
+    assert run.status == "interrupted"
+    assert resumed(run).status == "finished"
+
+
+def test_a_half_line_of_a_full_disk_costs_no_other(bench: Bench) -> None:
+    run = bench.create(epochs=1)
+    with (run.folder / "events.jsonl").open("w") as file:
+        file.write('{"event": "step", "st')
+    resumed(run)
+    assert [event["event"] for event in run.events()][:3] == ["rows", "rows", "begin"]
+    assert steps(run) == list(range(1, 11))
+
+
+def test_readers_keep_the_last_of_a_repeated_step(bench: Bench) -> None:
+    run = bench.create()
+    for event in (
+        {"event": "step", "step": 1, "loss": 3.0, "attempt": 1},
+        {"event": "step", "step": 2, "loss": 2.0, "attempt": 1},
+        {"event": "checkpoint", "step": 1, "attempt": 1},
+        {"event": "validation", "step": 2, "loss": 2.5, "attempt": 1},
+        {"event": "resumed", "step": 1, "attempt": 2},
+        {"event": "step", "step": 2, "loss": 1.0, "attempt": 2},
+        {"event": "validation", "step": 2, "loss": 1.5, "attempt": 2},
+    ):
+        append_json(run.folder / "events.jsonl", event)
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write('7\nnull\n{"no": "event"}\n{"event": "step", "st')
+    told = [(event["event"], event["step"], event.get("loss")) for event in run.events()]
+    assert told == [
+        ("step", 1, 3.0), ("checkpoint", 1, None), ("resumed", 1, None), ("step", 2, 1.0), ("validation", 2, 1.5),
+    ]  # fmt: skip
+
+
+# Stop, pause
+
+
+def test_stop_keeps_what_there_is(bench: Bench) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 12)
+    ask(run, "stop")
+    over(run)
+    assert run.status == "stopped"
+    assert 12 <= run.state.step < TOTAL
+    assert run.adapter("last").is_file()
+    assert run.adapter("best").is_file()
+    assert json.loads((run.folder / "done").read_text())["status"] == "stopped"
+    with pytest.raises(UsageError, match="one is stopped: start a new one"):
+        start(run)
+    with pytest.raises(UsageError, match=r"one is not training \(it is stopped\)"):
+        ask(run, "stop")
+
+
+def test_pause_and_resume_change_nothing(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create()
+    for step in (7, 30):  # within an epoch, and after another attempt
+        start(run)
+        reached(run, step)
+        ask(run, "pause")
+        over(run)
+        assert run.status == "paused"
+        assert step <= run.state.step < TOTAL
+        assert not run.done
+    finished(resumed(run), ingredients)
+    assert run.state.attempt == 3
+
+
+def test_a_wish_is_meant_for_one_attempt(bench: Bench) -> None:
+    run = bench.create(epochs=1)
+    run.control("stop")  # of attempt 0, which never was
+    assert resumed(run).status == "finished"
+
+
+# One training at a time
+
+
+def test_a_second_start_is_refused_and_makes_nothing(bench: Bench) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 1)
+    said = bench.command(*bench.words(name="two"), code=1)
+    assert said == ("✗ The run one is training on this machine: wait for it, or type /finetune stop one.\n")
+    assert [each.name for each in all_runs(bench.home.runs)] == ["one"]
+    with pytest.raises(BusyError, match="one is at work already"):
+        start(run)
+    assert "one is at work already" in bench.command("finetune", "resume", "one", code=1)
+    ask(run, "stop")
+    over(run)
+
+
+def test_a_run_of_another_folder_is_named_by_its_path(bench: Bench, tmp_path: Path) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 1)
+    said = bench.command("--home", str(tmp_path / "other"), *bench.words(name="two", template="basic"), code=1)
+    assert f"A run of another folder is training on this machine ({run.folder}): wait for it" in said
+    ask(run, "stop")
+    over(run)
+
+
+def test_two_sessions_at_the_same_moment(bench: Bench) -> None:
+    sessions = [bench.popen(*bench.words(name=name)) for name in ("left", "right")]
+    said = [session.communicate(timeout=60)[0] for session in sessions]
+    assert sorted(session.returncode for session in sessions) == [0, 1], said
+    won, lost = sorted(range(2), key=lambda index: sessions[index].returncode)
+    assert "is training on this machine" in said[lost]
+    [run] = all_runs(bench.home.runs)
+    assert run.name == ("left", "right")[won]
+    over(run)
+    assert run.status == "finished"
+
+
+def test_the_first_free_name(bench: Bench) -> None:
+    assert free_name(bench.home.runs) == "run-1"
+    bench.create("run-1")
+    bench.create("run-3")
+    assert free_name(bench.home.runs) == "run-2"
+    with pytest.raises(UsageError, match="There is a run 'run-3' already"):
+        bench.create("run-3")
+    # A folder that is no run (yet) also has the name.
+    (bench.home.runs / "run-2").mkdir()
+    assert free_name(bench.home.runs) == "run-4"
+
+
+# What a worker finds missing
+
+
+def test_a_worker_without_an_engine(bench: Bench) -> None:
+    run = bench.create()
+    engine_dir().unlink()
+    state = start(run)
+    assert state.status == "failed"
+    assert state.error is not None
+    assert state.error.startswith("The training engine is not installed: run /finetune setup")
+    assert "The training engine is not installed" in bench.command("finetune", "resume", code=1)
+
+
+def test_a_base_that_is_gone_comes_back(own_base: Bench) -> None:
+    run = own_base.create(epochs=1)
+    away = own_base.base.rename(own_base.base.with_suffix(".away"))
+    state = start(run)
+    assert (state.status, state.error) == ("failed", f"The base {own_base.base} is gone: put it back, then resume.")
+    away.rename(own_base.base)
+    assert resumed(run).status == "finished"
+
+
+def test_a_base_that_was_touched_is_the_same_and_one_that_changed_is_not(own_base: Bench) -> None:
+    run = own_base.create(epochs=1)
+    os.utime(own_base.base)
+    assert resumed(run).status == "finished"
+    run = own_base.create("two", epochs=1)
+    with own_base.base.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    state = start(run)
+    assert state.status == "failed"
+    assert state.error is not None
+    assert state.error.startswith(f"The base {own_base.base} has changed since the run began")
+
+
+def test_a_damaged_checkpoint_is_named(bench: Bench) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 12)
+    ask(run, "pause")
+    over(run)
+    newest = max((run.folder / "checkpoints").iterdir())
+    (newest / "position.json").write_text("{", encoding="utf-8")
+    state = start(run)
+    over(run)
+    assert run.status == "failed"
+    assert f"The checkpoint {newest} cannot be read: delete it" in (run.state.error or ""), state
+    shutil.rmtree(newest)
+    assert resumed(run).status == "finished"
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(bench: Bench) -> Iterator[Path]:
+    """The folder of runs on a file system of 3 MB."""
+    runs = bench.home.runs
+    runs.mkdir(mode=0o700)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "tmpfs", runs], check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield runs
+    finally:
+        subprocess.run(["umount", "--lazy", runs], check=True)
+
+
+def test_a_full_disk_in_a_checkpoint(bench: Bench, small_disk: Path, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 12)
+    ask(run, "pause")
+    over(run)
+    kept = sorted(path.name for path in (run.folder / "checkpoints").iterdir())
+    # Room for the events and the state, and not for another checkpoint.
+    with (small_disk / "filler").open("wb") as file, contextlib.suppress(OSError):
+        file.write(b"\0" * (shutil.disk_usage(small_disk).free - 60_000))
+    start(run)
+    over(run)
+    assert run.status == "failed"
+    assert run.state.error is not None
+    assert DISK.search(run.state.error)
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == kept
+    (small_disk / "filler").unlink()
+    finished(resumed(run), ingredients)
+
+
+def test_a_disk_without_any_room_left(bench: Bench, small_disk: Path, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 12)
+    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+    over(run)
+    assert run.status in ("failed", "interrupted")
+    with pytest.raises(EngineError, match=r"is full: make room, then resume"):
+        start(run)
+    (small_disk / "filler").unlink()
+    finished(resumed(run), ingredients)
+
+
+def test_a_checkpoint_that_cannot_be_written(bench: Bench, ingredients: Ingredients) -> None:
+    """The same without the right to mount: the engine may not write files beyond a size."""
+    run = bench.create()
+    start(run)
+    reached(run, 12)
+    [child] = children(run.state.pid)
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+    over(run)
+    assert run.status == "failed"
+    assert run.state.error is not None
+    assert "disk full" in run.state.error
+    finished(resumed(run), ingredients)
+
+
+# Runs elsewhere, and runs that are none
+
+
+def test_a_run_moves_to_another_home(bench: Bench, ingredients: Ingredients, tmp_path: Path) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 12)
+    os.kill(run.state.pid, signal.SIGKILL)
+    until(lambda: run.status == "interrupted", "the status says so")
+    other = tmp_path / "other" / "runs"
+    shutil.copytree(run.folder, other / "one")
+    shutil.rmtree(run.folder)
+    home = ["--home", str(other.parent)]
+    assert "one  interrupted" in bench.command(*home, "finetune", "status")
+    assert bench.json(*home, "finetune", "show", "one")["state"]["status"] == "interrupted"
+    moved = resumed(Run(other / "one"))
+    finished(moved, ingredients)
+
+
+def test_finding_a_run(bench: Bench) -> None:
+    with pytest.raises(NotFound, match="no run yet"):
+        find_run(bench.home.runs, None)
+    first, second = bench.create("first"), bench.create("second")
+    os.utime(first.folder / "run.json", (1, 1))
+    assert [run.name for run in all_runs(bench.home.runs)] == ["first", "second"]
+    assert find_run(bench.home.runs, None).folder == second.folder
+    assert find_run(bench.home.runs, "latest").folder == second.folder
+    assert find_run(bench.home.runs, "first").folder == first.folder
+    with pytest.raises(NotFound, match=r"There is no run 'third': there are first, second\."):
+        find_run(bench.home.runs, "third")
+    with pytest.raises(UsageError, match="cannot name a run"):
+        find_run(bench.home.runs, "../first")
+
+
+def test_a_damaged_run_is_named(bench: Bench) -> None:
+    run = bench.create()
+    (run.folder / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"The run one has no readable run\.json: delete {run.folder}\."):
+        _ = run.record
+    (run.folder / "state.json").write_text("{", encoding="utf-8")
+    assert run.state == State()
+
+
+def test_adapters_before_there_are_any(bench: Bench) -> None:
+    run = bench.create()
+    with pytest.raises(NotFound, match="one has no adapter yet"):
+        run.adapter()
+    (run.folder / "adapter.gguf").touch()
+    assert run.adapter("best").name == "adapter.gguf"
+
+
+def test_a_wish_that_cannot_be_read_is_none(bench: Bench) -> None:
+    run = bench.create()
+    assert run.wanted(0) is None
+    for value in ("{", "[]", '"stop"', '{"want": "stop"}'):
+        (run.folder / "control.json").write_text(value, encoding="utf-8")
+        assert run.wanted(0) is None
+    write_json(run.folder / "control.json", {"want": "stop", "attempt": 0})
+    assert run.wanted(0) == "stop"
+
+
+def test_the_machines_lock_is_free_when_all_is_over(bench: Bench) -> None:
+    bench.train(epochs=1)
+    assert training_lock().is_file()
+    until(lambda: not workers(bench.home.runs), "the worker is gone", seconds=5)
+    bench.train("two", epochs=1)
+    assert SETTINGS.epochs > 1
