@@ -1,10 +1,32 @@
-"""What every test gets: a data folder and a user data folder of its own."""
+"""What every test gets: data folders of its own; and the installed engine, for those that ask."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pytest
+# Before NumPy is loaded: two threads are slower than one on the small matrices of tests.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parent.parent
+for folder in (ROOT, ROOT / "tests"):  # `tools` and `support`, however pytest was started
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import pytest  # noqa: E402
+from support.models import Tokenizer, make_base  # noqa: E402
+
+from meton_plugins.finetune.engine.library import Library  # noqa: E402
+from meton_plugins.finetune.engine.package import Engine, find  # noqa: E402
+from meton_plugins.finetune.paths import engine_dir  # noqa: E402
+
+#: The user's own, found before any test moves the user data folder.
+INSTALLED = find()
+
+#: Makes a base, or finds the one that another test made: architecture, tokenizer, kind, shape as in `make_base`.
+BaseMaker = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +37,47 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     monkeypatch.delenv("OLLAMA_HOST", raising=False)
     return folder
+
+
+def _installed() -> Engine:
+    if INSTALLED is None:
+        reason = "The training engine is not installed: run `meton-finetune finetune setup`, then the tests again."
+        if os.environ.get("REQUIRE_ENGINE") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return INSTALLED
+
+
+@pytest.fixture
+def engine(home: Path) -> Engine:
+    """The installed engine, linked into this test's user data folder. Skips without one; fails if REQUIRE_ENGINE=1."""
+    found = _installed()
+    link = engine_dir()
+    link.parent.mkdir(parents=True)
+    link.symlink_to(found.folder, target_is_directory=True)
+    linked = find()
+    assert linked is not None
+    return linked
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    """The engine's library in this process: an assert in it would end pytest."""
+    return Library(_installed())
+
+
+@pytest.fixture(scope="session")
+def _bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bases")
+
+
+@pytest.fixture
+def base(engine: Engine, _bases: Path) -> BaseMaker:
+    """Tiny bases, each made once in a session: read them, never write to them."""
+
+    def make(architecture: str = "qwen2", tokenizer: Tokenizer = "bpe", kind: str = "f32", **shape: Any) -> Path:
+        traits = [architecture, tokenizer, kind, *(f"{name}{value}" for name, value in sorted(shape.items()))]
+        path = _bases / f"{'-'.join(traits)}.gguf"
+        return path if path.exists() else make_base(path, architecture, tokenizer, kind, **shape)
+
+    return make

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import EngineError
 from ..gguf.chat_template import template_for
 from ..gguf.inspect import inspect
-from ..gguf.rows import build_rows
+from ..gguf.rows import build_rows, prompt_tokens
 from ..gguf.tiny import make_tiny
 from .adamw import AdamW
 from .gradient import Adapter, RowTrainer
@@ -73,7 +73,7 @@ def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
     template = template_for(inspect(base), job.get("chat_template"))
     answers = []
     with Model(library, base) as model:
-        prompts = [model.encode(template.render(m, generate=True), start=True) for m in job["chats"]]
+        prompts = [prompt_tokens(template.render(m, generate=True), model) for m in job["chats"]]
         room = max(len(prompt) for prompt in prompts) + job["limit"]
         with Decoder(model, room, job["threads"], _path(job.get("adapter"))) as decoder:
             for prompt in prompts:

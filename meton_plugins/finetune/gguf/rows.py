@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,7 @@ from ..errors import ModelError
 from .chat_template import ChatTemplate
 from .tokenizer import Tokenizer
 
-__all__ = ["Learn", "Row", "Skipped", "build_rows"]
+__all__ = ["Learn", "Row", "Skipped", "build_rows", "prompt_tokens"]
 
 Learn = Literal["last", "all"]
 Messages = Sequence[Mapping[str, str]]
@@ -66,11 +65,11 @@ def build_rows(
     skipped: list[Skipped] = []
     for identity, messages in chats:
         try:
-            made = [_row(identity, text, spans, tokenizer) for text, spans in _spans(messages, template, learn)]
+            made = _rows(identity, _answers(messages, template, tokenizer, learn))
         except ModelError as error:
             skipped.append(Skipped(identity, error.sentence))
             continue
-        if not made or not any(row.learned for row in made):
+        if not any(row.learned for row in made):
             skipped.append(Skipped(identity, "nothing to train on: it has no answer"))
             continue
         for row in made:
@@ -81,80 +80,81 @@ def build_rows(
     return rows, skipped
 
 
-def _spans(messages: Messages, template: ChatTemplate, learn: Learn) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Texts with the character spans of their answers: one text, or one an answer.
+def prompt_tokens(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a rendered chat as the server makes them: one beginning-of-text token, whoever puts it there."""
+    named = tokenizer.bos is not None and text.encode().startswith(tokenizer.piece(tokenizer.bos))
+    return tokenizer.encode(text, start=not named)
 
-    Some templates change earlier answers when later ones are there (Qwen 3 drops old thoughts). Then each answer gets
-    a text of its own, which is what the model would read when it gives that answer.
-    """
-    parts: list[tuple[str, tuple[int, int]]] = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+
+@dataclass(frozen=True)
+class _Answer:
+    """An answer's tokens, up to its end token and with it, and those of the prompt that it follows."""
+
+    prompt: list[int]
+    tokens: list[int]
+
+
+def _answers(messages: Messages, template: ChatTemplate, tokenizer: Tokenizer, learn: Learn) -> list[_Answer]:
+    indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    made = []
+    for index in indices[-1:] if learn == "last" else indices:
+        content = messages[index].get("content") or ""
+        if not content.strip():
             continue
+        for token in tokenizer.encode(content, start=False):
+            if tokenizer.is_special(token) or tokenizer.is_end(token):
+                name = tokenizer.piece(token).decode("utf-8", "replace")
+                raise ModelError(f"its answer contains the control token {name!r}")
         before = template.render(messages[:index], generate=True)
         upto = template.render(messages[: index + 1], generate=False)
         if not upto.startswith(before):
             raise ModelError("its chat template does not continue its own prompt: name another with --chat-template")
-        parts.append((upto, (len(before), len(upto))))
-    if not parts:
-        return []
-    if learn == "last":
-        parts = parts[-1:]
-    whole = parts[-1][0]
-    if all(whole.startswith(text) for text, _ in parts):
-        return [(whole, [span for _, span in parts])]
-    return [(text, [span]) for text, span in parts]
+        made.append(_answer(before, upto, tokenizer))
+    return made
 
 
-def _row(identity: str, text: str, spans: list[tuple[int, int]], tokenizer: Tokenizer) -> Row:
-    tokens, ends = _encode(text, spans, tokenizer)
-    trained = np.zeros(len(tokens), dtype=np.bool_)
-    for start, end in spans:
-        first, last = len(text[:start].encode()), len(text[:end].encode())
-        for i in range(int(np.searchsorted(ends, first, side="right")), len(tokens)):
-            if ends[i] > last:
-                break
-            if tokenizer.is_special(tokens[i]) and not tokenizer.is_end(tokens[i]):
-                raise ModelError(f"its answer contains the control token {tokenizer.piece(tokens[i]).decode()!r}")
-            trained[i] = True
-            if tokenizer.is_end(tokens[i]):  # what a template puts after the end is never generated
-                break
-    return Row(identity, np.asarray(tokens, dtype=np.int32), trained)
-
-
-def _encode(text: str, spans: list[tuple[int, int]], tokenizer: Tokenizer) -> tuple[list[int], npt.NDArray[np.int64]]:
-    """Token ids of `text` and the byte of `text` at which each ends; a token never crosses the start of an answer.
-
-    The tokens before each answer are those of the prompt alone, as the server would make them.
-    """
-    named = tokenizer.bos is not None and text.encode().startswith(tokenizer.piece(tokenizer.bos))
-    tokens = tokenizer.encode(text, start=not named)
-    if not _prompts_agree(text, spans, tokens, tokenizer, start=not named):
-        tokens = []
-        cuts = [0, *(start for start, _ in spans), len(text)]
-        for here, there in itertools.pairwise(cuts):
-            tokens += tokenizer.encode(text[here:there], start=here == 0 and not named)
-    return tokens, _ends(text, tokens, tokenizer, named=named)
-
-
-def _prompts_agree(
-    text: str, spans: list[tuple[int, int]], tokens: list[int], tokenizer: Tokenizer, *, start: bool
-) -> bool:
-    for first, _ in spans:
-        prompt = tokenizer.encode(text[:first], start=start)
-        if tokens[: len(prompt)] != prompt:
-            return False
-    return True
-
-
-def _ends(text: str, tokens: list[int], tokenizer: Tokenizer, *, named: bool) -> npt.NDArray[np.int64]:
-    pieces = [tokenizer.piece(token) for token in tokens]
-    if tokens and not named and tokens[0] == tokenizer.bos:
-        pieces[0] = b""  # put there by the tokenizer, not by the text
-    ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-    joined, wanted = b"".join(pieces), text.encode()
-    if joined == wanted:
-        return ends
-    if joined == b" " + wanted:  # SentencePiece puts a space before the first word
-        return ends - 1
+def _answer(before: str, upto: str, tokenizer: Tokenizer) -> _Answer:
+    prompt = prompt_tokens(before, tokenizer)
+    said = upto[len(before) :]
+    whole = prompt_tokens(upto, tokenizer)
+    ways = [whole[len(prompt) :]] if whole[: len(prompt)] == prompt else []
+    for tokens in (*ways, *_alone(said, tokenizer)):
+        # What a template puts after the end is never generated.
+        end = next((i + 1 for i, token in enumerate(tokens) if tokenizer.is_end(token)), None)
+        spelled = b"".join(tokenizer.piece(token) for token in tokens[:end])
+        if spelled == said.encode() or (end and said.encode().startswith(spelled)):
+            return _Answer(prompt, tokens[:end])
     raise ModelError("the base's tokenizer does not give its text back, so its answers cannot be found")
+
+
+def _alone(said: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Ways to tokenize what follows a prompt apart from it, where a token would cross the seam.
+
+    SentencePiece puts a space before a text of its own and after every control token. The model is not to learn one
+    that is not in the answer: either the answer's own first space is left to the tokenizer, or a newline goes before.
+    """
+    yield tokenizer.encode(said, start=False)
+    if said.startswith(" "):
+        yield tokenizer.encode(said[1:], start=False)
+    tokens = tokenizer.encode("\n" + said, start=False)
+    for cut in range(1, len(tokens)):
+        if b"".join(tokenizer.piece(token) for token in tokens[:cut]).lstrip(b" ") == b"\n":
+            yield tokens[cut:]
+            return
+
+
+def _rows(identity: str, answers: list[_Answer]) -> list[Row]:
+    """One row where every answer lies in the last one's text as the model would read it then; else a row an answer.
+
+    Some templates change earlier answers when later ones are there (Qwen 3 drops old thoughts), and some tokens cross
+    the end of a prompt once the answer is known.
+    """
+    if not answers:
+        return []
+    whole = answers[-1].prompt + answers[-1].tokens
+    if any(whole[: len(a.prompt) + len(a.tokens)] != a.prompt + a.tokens for a in answers):
+        return [row for answer in answers for row in _rows(identity, [answer])]
+    trained = np.zeros(len(whole), dtype=np.bool_)
+    for answer in answers:
+        trained[len(answer.prompt) :][: len(answer.tokens)] = True
+    return [Row(identity, np.asarray(whole, dtype=np.int32), trained)]
