@@ -19,7 +19,7 @@ VERSION: Final = "0.15.0"
 #: npm's own integrity of that version; a package with another is not installed.
 INTEGRITY: Final = "sha512-07ppIuba4iUzgDgHxyDKZLF30qZ21miiITsMDN8aFPIPsOxSNfQY0WGE4YkiOHH8rqjytzV4le8ei+UjN3st0A=="
 #: Kept so that a test can compare our structs with the library's.
-HEADERS: Final = ("llama/llama.h", "ggml.h", "ggml-opt.h")
+HEADERS: Final = ("llama/llama.h", "ggml.h", "ggml-backend.h", "ggml-opt.h")
 
 #: The marker, written last: a folder without it is not an engine.
 _RECORD: Final = "engine.json"
