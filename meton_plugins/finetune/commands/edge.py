@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...host.errors import HostError
 from ..errors import FinetuneError
@@ -16,13 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["guarded", "note", "say", "show_json"]
 
+#: Longest sentence of an error, in characters: a line of 100,000 may be typed, and must not be thrown back.
+LONGEST: Final = 600
+#: Half of a character: from a name on the command line that is not UTF-8. No terminal can print it.
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+#: What a terminal would obey instead of showing: an answer or a file's name may hold it.
+_CONTROLS: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000)), "\ufffd")
+
 _log = logging.getLogger(__name__)
 
 
 def say(host: Host, text: str, style: str = "") -> None:
     """Print `text` exactly as it is: no markup, no emoji codes, no highlighting."""
     if not host.json:
-        host.console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        host.console.print(_harmless(text), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def note(host: Host, text: str) -> None:
@@ -32,10 +40,9 @@ def note(host: Host, text: str) -> None:
 
 def show_json(host: Host, value: Any) -> None:
     """Print `value` as one JSON document."""
-    host.console.print(
-        json.dumps(value, ensure_ascii=False, indent=1, default=str),
-        markup=False, emoji=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    text = json.dumps(value, ensure_ascii=False, indent=1, default=str)
+    text = _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    host.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def guarded(host: Host, work: Callable[[], int | None]) -> int:
@@ -43,7 +50,7 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except HelpWanted as wanted:
-        host.console.print(str(wanted).rstrip(), markup=False, emoji=False, highlight=False)
+        host.console.print(str(wanted).rstrip(), markup=False, emoji=False, highlight=False, soft_wrap=True)
         return 0
     except FinetuneError as error:
         return _fail(host, error.sentence, error.exit_code)
@@ -52,7 +59,8 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return _fail(host, "Interrupted.", 130)
     except SystemExit as error:
-        return _fail(host, "The command tried to end the program; please report this.", int(error.code or 1))
+        code = error.code if isinstance(error.code, int) and error.code else 1
+        return _fail(host, "The command tried to end the program; please report this.", code)
     except OSError as error:
         _log.debug("command failed", exc_info=True)
         where = f" ({error.filename})" if error.filename else ""
@@ -65,9 +73,15 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
 
 
 def _fail(host: Host, sentence: str, code: int) -> int:
-    sentence = " ".join(sentence.split())
+    sentence = _harmless(" ".join(sentence.split()))
+    if len(sentence) > LONGEST:  # it quotes what was typed; its end says what to do
+        sentence = f"{sentence[: 2 * LONGEST // 3]} … {sentence[-LONGEST // 3 :]}"
     if host.json:
         show_json(host, {"error": sentence})
     else:
         host.console.print(f"✗ {sentence}", style="red", markup=False, emoji=False, highlight=False, soft_wrap=True)
     return code
+
+
+def _harmless(text: str) -> str:
+    return text.replace("\r\n", "\n").translate(_CONTROLS)

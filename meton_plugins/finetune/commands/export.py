@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from ...host.api import Command
 from ..paths import Home
 from .edge import guarded, note, say, show_json
-from .options import Parser, split
+from .options import Parser, split, verbs_wanted
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -18,33 +18,40 @@ if TYPE_CHECKING:
 
 __all__ = ["VERBS", "make"]
 
-VERBS: Final = ("model", "adapter")
+VERBS: Final = {
+    "model": "merge the run's best adapter into its base, and quantize",
+    "adapter": "copy the run's adapter, a GGUF LoRA",
+}
 SUMMARY: Final = "write a run's tuned model as GGUF, or its adapter"
 
 
 def make(host: Host, home: Home) -> Command:
     """The command."""
-    return Command("/export", SUMMARY, lambda line: guarded(host, lambda: _run(host, home, line)), VERBS)
+    return Command("/export", SUMMARY, lambda line: guarded(host, lambda: _run(host, home, line)), tuple(VERBS))
 
 
 def _parser() -> Parser:
     parser = Parser(prog="/export", description=SUMMARY)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="|".join(VERBS))
-    model = verbs.add_parser("model", description="merge the run's best adapter into its base, and quantize")
+    model = verbs.add_parser("model", description=VERBS["model"])
     model.add_argument("run", nargs="?", help="the run (default: the newest)")
-    model.add_argument("--quant", default="q4_k_m", help="types to write, separated by commas (default: q4_k_m)")
-    adapter = verbs.add_parser("adapter", description="copy the run's adapter, a GGUF LoRA")
+    model.add_argument(
+        "--quant", default="q4_k_m", metavar="TYPE", help="types to write, separated by commas (default: q4_k_m)"
+    )
+    adapter = verbs.add_parser("adapter", description=VERBS["adapter"])
     adapter.add_argument("run", nargs="?", help="the run (default: the newest)")
     for verb in (model, adapter):
         verb.add_argument(
-            "--adapter", choices=("best", "last"), default="best",
+            "--adapter", choices=("best", "last"), default="best", metavar="best|last",
             help="the one best on the validation side, or that of the last step (default: best)",
         )  # fmt: skip
     return parser
 
 
 def _run(host: Host, home: Home, line: str) -> int:
-    options = _parser().parse_args(split(line))
+    words = split(line)
+    verbs_wanted("/export", words, VERBS)
+    options = _parser().parse_args(words)
     return _model(host, home, options) if options.verb == "model" else _adapter(host, home, options)
 
 

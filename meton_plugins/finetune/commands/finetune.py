@@ -12,8 +12,9 @@ from ..errors import UsageError
 from ..paths import Home
 from ..settings import Settings, TrainSettings, load
 from .edge import guarded, note, say, show_json
-from .options import Parser, flags_of, settings_from, split
-from .progress import bar, duration, left_out, run_line
+from .options import Parser, flags_of, settings_from, split, verbs_wanted
+from .progress import bar, left_out, run_line
+from .run_views import examined, logged, shown
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -50,7 +51,9 @@ def _parser() -> Parser:
 
 
 def _run(host: Host, home: Home, line: str) -> int:
-    options = _parser().parse_args(split(line))
+    words = split(line)
+    verbs_wanted("/finetune", words, {verb: summary for verb, (_, summary) in VERBS.items()})
+    options = _parser().parse_args(words)
     return VERBS[options.verb][0](host, home, options)
 
 
@@ -80,14 +83,7 @@ def _doctor(host: Host, home: Home, options: argparse.Namespace) -> int:
     if host.json:
         show_json(host, [row._asdict() for row in rows])
     else:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, show_header=False, pad_edge=False)
-        marks = {"ok": Text("✓", style="green"), "note": Text("·", style="yellow"), "bad": Text("✗", style="red")}
-        for row in rows:
-            table.add_row(marks[row.verdict], Text(row.what), Text(row.found), Text(row.advice, style="dim"))
-        host.console.print(table)
+        examined(host, rows)
     return 1 if any(row.verdict == "bad" for row in rows) else 0
 
 
@@ -105,6 +101,9 @@ def _start(host: Host, home: Home, options: argparse.Namespace) -> int:
     check_free(home.runs)
     dataset = resolve(home, options.dataset)
     system = load_template(train.template, home).system or ""
+    if Path(train.template).suffix == ".Modelfile" or "/" in train.template:
+        # Registering reads it again, perhaps from another folder.
+        train = train.model_copy(update={"template": str(Path(train.template).expanduser().resolve())})
     base = _base(host, settings, options)
     with bar(host) as tell:
         path = _trainable(home, base, tell)
@@ -174,34 +173,18 @@ def _status(host: Host, home: Home, options: argparse.Namespace) -> int:
         show_json(host, [{"run": r.name, **r.state.model_dump(), "status": r.status} for r in runs])
     elif not runs:
         say(host, "No run yet. Rate answers, /dataset build, then /finetune start.")
+    width = max((len(run.name) for run in runs), default=0)
     for run in runs:
-        say(host, run_line(run))
+        say(host, run_line(run, width))
     return 0
 
 
 def _show(host: Host, home: Home, options: argparse.Namespace) -> int:
     run = _found(home, options)
-    record, state = run.record, run.state
     if host.json:
-        show_json(host, {**record.model_dump(), "state": {**state.model_dump(), "status": run.status}})
-        return 0
-    say(host, run_line(run), "bold")
-    settings = record.settings
-    base = f"{record.base.name or Path(record.base.path).name}  {record.base.architecture}"
-    lines = {
-        "made": record.created, "base": f"{base}  {record.base.parameters / 1e6:.1f} M parameters",
-        "dataset": f"{record.dataset}  " + "  ".join(f"{n} {side}" for side, n in record.examples.items()),
-        "settings": f"rank {settings.lora_rank}  alpha {settings.lora_alpha:g}  "
-        f"learning rate {settings.learning_rate:g}  "
-        f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
-        "template": record.template, "trained": duration(state.trained_seconds),
-        "memory": f"{state.peak_rss_mb:.0f} MB at most" if state.peak_rss_mb else "",
-        "skipped": f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "none",
-        "folder": str(run.folder),
-    }  # fmt: skip
-    for label, text in lines.items():
-        if text:
-            say(host, f"{label:>9}  {text}")
+        show_json(host, {**run.record.model_dump(), "state": {**run.state.model_dump(), "status": run.status}})
+    else:
+        shown(host, run)
     return 0
 
 
@@ -213,19 +196,13 @@ def _watch(host: Host, home: Home, options: argparse.Namespace) -> int:
 
 def _logs(host: Host, home: Home, options: argparse.Namespace) -> int:
     run = _found(home, options)
-    events = run.events()[-max(1, options.lines) :]
+    if options.lines < 1:
+        raise UsageError("--lines takes a number from 1 up.")
+    events = run.events()[-options.lines :]
     if host.json:
         show_json(host, events)
         return 0
-    for event in events:
-        at, kind = str(event.pop("at", ""))[11:19], event.pop("event")
-        skipped = event.pop("skipped", [])
-        facts = "  ".join(
-            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in event.items() if v is not None
-        )
-        say(host, f"{at}  {kind:<11} {facts}")
-        for example in skipped:
-            say(host, f"{'':21} left out {example['id']}: {example['reason']}")
+    logged(host, events)
     note(host, f"The engine's own log: {run.folder / 'engine.log'}")
     return 0
 

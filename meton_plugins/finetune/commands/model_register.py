@@ -36,7 +36,7 @@ def make(host: Host) -> Command:
     """The command, for `host`."""
     return Command(
         name="/model-register",
-        summary="Register an exported model with Ollama and swap it into a slot, or back.",
+        summary="make an Ollama model of an export, swap it into a slot, or back",
         run=lambda line: guarded(host, lambda: _run(host, line)),
         verbs=VERBS,
     )

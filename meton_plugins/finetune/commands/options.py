@@ -6,16 +6,16 @@ import argparse
 import shlex
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
-from ..errors import UsageError
+from ..errors import ConfigError, UsageError
 from ..settings import validated
 
-__all__ = ["HelpWanted", "Parser", "flags_of", "settings_from", "split"]
+__all__ = ["HelpWanted", "Parser", "flags_of", "settings_from", "split", "verbs_wanted"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -34,11 +34,35 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; a word that nobody takes is named together with the verb that does not take it."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            prog = f"{self.prog} {getattr(found, 'verb', '')}".strip()
+            raise UsageError(f"{prog} does not take {' '.join(rest)}; see {prog} --help.")
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            there = ", ".join(str(choice) for choice in action.choices)
+            if isinstance(action, argparse._SubParsersAction):
+                raise UsageError(f"{self.prog} has no word {str(value)[:40]!r}: it has {there}.")
+            raise UsageError(f"{'/'.join(action.option_strings)} takes {there}, not {str(value)[:40]!r}.")
+
     def print_help(self, file: Any = None) -> None:
         raise HelpWanted(self.format_help())
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise UsageError((message or "stopped").strip())
+
+
+def verbs_wanted(command: str, words: Sequence[str], verbs: Mapping[str, str]) -> None:
+    """HelpWanted, with what each verb does, where no verb was typed."""
+    if words and words[0] not in ("-h", "--help", "help"):
+        return
+    width = max(map(len, verbs)) + 2
+    lines = [f"  {verb:{width}}{summary}" for verb, summary in verbs.items()]
+    raise HelpWanted("\n".join([f"usage: {command} VERB ...", "", *lines, "", f"{command} VERB --help tells more."]))
 
 
 def split(line: str) -> list[str]:
@@ -68,7 +92,7 @@ def flags_of(parser: argparse.ArgumentParser, model: type[BaseModel], *, only: S
         if only is not None and name not in only:
             continue
         kind = _kind(field.annotation)
-        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
         text = f"{field.description}" + ("" if default is None else f" (default: {default})")
         text = text.replace("%", "%%")
         flag = "--" + name.replace("_", "-")
@@ -93,5 +117,7 @@ def settings_from(namespace: argparse.Namespace, base: M) -> M:
         given[name] = value
     try:
         return validated(type(base), {**base.model_dump(), **given}, "flags")
-    except Exception as error:
-        raise UsageError(str(error).replace("flags: ", "--", 1).replace("_", "-")) from error
+    except ConfigError as error:
+        sentence = error.sentence.removeprefix("flags: ").removeprefix("value: ")
+        name = next((name for name in type(base).model_fields if sentence.startswith(name)), "")
+        raise UsageError(f"--{name.replace('_', '-')}{sentence[len(name) :]}" if name else sentence) from error

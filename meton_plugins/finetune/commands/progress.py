@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .edge import note
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..train.runs import Run
 
 __all__ = ["bar", "duration", "left_out", "run_line", "trend"]
+
+#: Of `interrupted`, the longest status.
+STATUS_WIDTH: Final = 11
 
 
 @contextmanager
@@ -53,10 +56,10 @@ def trend(state: State) -> str:
     return "↓" if state.loss_trend < -0.005 else "↑" if state.loss_trend > 0.005 else "→"
 
 
-def run_line(run: Run) -> str:
-    """A run's standing in one line."""
+def run_line(run: Run, width: int = 0) -> str:
+    """A run's standing in one line; with `width`, its name and status in columns."""
     state, status = run.state, run.status
-    parts = [f"{run.name}  {status}"]
+    parts = [f"{run.name:{width}}  {status:{STATUS_WIDTH if width else 0}}"]
     if status in ("running", "starting"):
         parts.append(f"epoch {state.epoch}/{state.epochs}  step {state.step}/{state.steps}")
         if state.loss is not None:
@@ -74,7 +77,7 @@ def run_line(run: Run) -> str:
             parts.append(f"validation loss {state.base_loss:.3f} → {state.best_loss:.3f}")
     if status in ("interrupted", "paused", "failed"):
         parts.append(f"(go on: /finetune resume {run.name})")
-    return "  ".join(part for part in parts if part)
+    return "  ".join(part for part in parts if part).rstrip()
 
 
 def left_out(host: Host, run: Run) -> None:
