@@ -123,7 +123,7 @@ def test_promoting_asks(host: RecordingHost, exported: Path, answer: bool | None
             "promote meton-x:v1 --yes", 1, "does not list meton-x:v1, so primary keeps big:32b", id="not-listed"
         ),
         pytest.param("promote big --yes", 2, "name:tag", id="no-tag"),
-        pytest.param("promote a:b --slot quick --yes", 2, "invalid choice", id="slot"),
+        pytest.param("promote a:b --slot quick --yes", 2, "--slot takes primary, fallback", id="slot"),
         pytest.param("promote", 2, "required", id="nothing-named"),
         pytest.param("rollback --steps x", 2, "invalid int", id="steps"),
         pytest.param("nope", 1, "no file and no exported run nope", id="no-run"),
