@@ -19,6 +19,9 @@ __all__ = ["Library", "backend_score"]
 #: GGML_OP_COUNT of the pinned version; past it the library's table of names ends.
 OPERATIONS: Final = 113
 
+#: Said of every adapter tensor at every row: a run of hours would fill the disk with it.
+CHATTER: Final = "LoRA filter: "
+
 
 class Library:
     """All functions of `abi.FUNCTIONS` as attributes. Its log goes to stderr, and through `listen`."""
@@ -58,6 +61,8 @@ class Library:
 
     def _on_log(self, _level: int, text: bytes, _user: Any) -> None:
         line = text.decode("utf-8", "replace")
+        if line.startswith(CHATTER):
+            return
         sys.stderr.write(line)
         for listener in self._listeners:
             listener(line)

@@ -25,4 +25,5 @@ def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
 
 def order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The order in which `rows` rows are trained on in `epoch`."""
-    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(rows)
+    # NumPy keeps this stream the same from version to version, but not what `permutation` makes of it.
+    return np.argsort(np.random.PCG64([seed, epoch]).random_raw(rows), kind="stable")
