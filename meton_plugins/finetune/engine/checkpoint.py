@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from ..errors import EngineError
+from ..errors import EngineError, ModelError
 from ..gguf.adapter import tidy
 from ..paths import replacing_path, sync_dir, write_json
 from .adamw import AdamW
@@ -40,7 +41,9 @@ def save_adapter(trainer: RowTrainer, path: Path) -> None:
     try:
         trainer.save(raw)
         with replacing_path(path) as temporary:
-            tidy(raw, temporary)  # fails where the library wrote half a file, to which it says yes
+            tidy(raw, temporary)
+    except ModelError as error:  # half a file, to which the library said yes
+        raise EngineError(f"The adapter could not be written to {path}: is the disk full?") from error
     finally:
         raw.unlink(missing_ok=True)
 
@@ -49,8 +52,9 @@ def save(folder: Path, position: Position, trainer: RowTrainer, optimizer: AdamW
     """A new checkpoint in `folder`; older ones than the last two are removed once it is safe."""
     folder.mkdir(exist_ok=True)
     final = folder / f"step_{position.step:08d}"
+    for leftover in folder.glob(".step_*.partial"):  # of an attempt that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         save_adapter(trainer, partial / "adapter.gguf")
@@ -88,10 +92,10 @@ def restore(checkpoint: Path, optimizer: AdamW) -> Position:
     """Fill `optimizer` from `checkpoint`; the position to go on from."""
     try:
         values = json.loads((checkpoint / "position.json").read_text(encoding="utf-8"))
-        with np.load(checkpoint / "optimizer.npz") as arrays:
+        with (checkpoint / "optimizer.npz").open("rb") as file, np.load(file) as arrays:
             optimizer.load(values.pop("optimizer_steps"), {name: arrays[name] for name in arrays.files})
         return Position(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise EngineError(
             f"The checkpoint {checkpoint} cannot be read: delete it to resume from the one before."
         ) from error

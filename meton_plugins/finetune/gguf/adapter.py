@@ -16,7 +16,8 @@ def tidy(source: Path, target: Path) -> None:
     """Copy the adapter `source` to `target` without the parts that were never trained.
 
     The library gives biases a factor pair of their own, which its graph does not use (B stays 0) and which other
-    programs refuse as misshapen. Reading the file also proves that it is whole.
+    programs refuse as misshapen. Tensors are written in the order of their names: the library's own order is that of a
+    hash table, which is another one after a resume. Reading the file also proves that it is whole.
     """
     import gguf
 
@@ -29,7 +30,7 @@ def tidy(source: Path, target: Path) -> None:
         for key, field in reader.fields.items():
             if not key.startswith("GGUF.") and key != "general.architecture":
                 writer.add_key_value(key, field.contents(), field.types[0])
-        for tensor in reader.tensors:
+        for tensor in sorted(reader.tensors, key=lambda tensor: tensor.name):
             if ".bias.lora_" not in tensor.name:
                 writer.add_tensor(tensor.name, np.array(tensor.data))
         writer.write_header_to_file()

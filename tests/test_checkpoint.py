@@ -1,0 +1,405 @@
+"""Checkpoints: a training that was interrupted ends with the same bytes, and no interruption spoils what was saved."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BaseMaker
+from gguf import GGUFWriter
+
+from meton_plugins.finetune.engine import checkpoint
+from meton_plugins.finetune.engine.adamw import AdamW
+from meton_plugins.finetune.engine.checkpoint import Position
+from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
+from meton_plugins.finetune.engine.library import Library
+from meton_plugins.finetune.engine.model import Model
+from meton_plugins.finetune.engine.trainer import Training
+from meton_plugins.finetune.errors import EngineError, FinetuneError
+from meton_plugins.finetune.gguf.rows import Row
+from meton_plugins.finetune.settings import TrainSettings
+
+Events = list[dict[str, Any]]
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def rows(count: int, seed: int) -> list[Row]:
+    """Random rows of different lengths."""
+    random = np.random.default_rng(seed)
+    made = []
+    for index in range(count):
+        tokens = random.integers(0, 200, int(random.integers(5, 20))).astype(np.int32)
+        trained = np.arange(len(tokens)) > len(tokens) // 2
+        made.append(Row(f"{seed}-{index}", tokens, trained))
+    return made
+
+
+class Attempts:
+    """One run, trained in as many attempts as it takes, each with a model, trainer and optimizer of its own."""
+
+    def __init__(self, library: Library, base: Path, folder: Path, **settings: Any) -> None:
+        self.library, self.base, self.folder = library, base, folder
+        folder.mkdir()
+        self.settings = TrainSettings.model_validate(
+            {"epochs": 3, "lora_rank": 4, "lora_alpha": 8, "learning_rate": 1e-2, "save_steps": 2, **settings}
+        )
+
+    def attempt(self, *, pause_at: int = 0, want: str = "pause", kill_at: int = 0, kill_in: str = "step") -> Events:
+        """Train on until the end, or until `want` is asked for at step `pause_at`, or a kill at `kill_at`."""
+        events: Events = []
+        done = 0
+
+        def emit(event: str, **values: Any) -> None:
+            nonlocal done
+            events.append({"event": event, **values})
+            done = values.get("step", done)
+            if event == kill_in and kill_at and done >= kill_at:
+                raise Killed
+
+        settings = self.settings
+        found = checkpoint.latest(self.folder / "checkpoints")
+        adapter = Adapter(
+            rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed,
+            file=checkpoint.adapter_file(found) if found else None,
+        )  # fmt: skip
+        with Model(self.library, self.base) as model, RowTrainer(model, 32, 1, adapter) as trainer:
+            training = Training(
+                self.folder, settings, rows(10, 1), rows(3, 2), trainer, emit,
+                lambda: want if pause_at and done >= pause_at else None,
+            )  # fmt: skip
+            if found:
+                training.restore(found)
+            try:
+                training.run()
+            except Killed:
+                events.append({"event": "killed"})
+        return events
+
+    @property
+    def results(self) -> dict[str, bytes]:
+        """Both adapters, byte for byte."""
+        return {name: (self.folder / name).read_bytes() for name in ("adapter.gguf", "best.gguf")}
+
+
+@pytest.fixture
+def attempts(library: Library, base: BaseMaker, tmp_path: Path) -> Callable[..., Attempts]:
+    counter = itertools.count()
+    return lambda **settings: Attempts(
+        library, base(settings.pop("architecture", "qwen2")), tmp_path / f"run{next(counter)}", **settings
+    )
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in `folder`, hidden or not, in order."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def losses(events: Events) -> dict[int, float]:
+    """Loss by step."""
+    return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
+
+
+# 10 rows: 10 steps an epoch of one row each, or 3 of four rows, the last of two.
+@pytest.mark.parametrize(
+    ("batch_size", "stops"),
+    [(1, [3]), (1, [10]), (1, [1, 2, 11, 29]), (4, [2]), (4, [3]), (4, [1, 3, 4, 8])],
+    ids=["1-inside", "1-epoch-end", "1-often", "4-inside", "4-epoch-end", "4-often"],
+)
+def test_paused_and_resumed_is_the_same_byte_for_byte(
+    attempts: Callable[..., Attempts], batch_size: int, stops: list[int]
+) -> None:
+    whole = attempts(batch_size=batch_size)
+    straight = whole.attempt()
+    assert straight[-1]["event"] == "finished"
+    parts = attempts(batch_size=batch_size)
+    seen: dict[int, float] = {}
+    for stop in stops:
+        events = parts.attempt(pause_at=stop)
+        assert events[-1] == {"event": "paused", "step": stop}
+        seen |= losses(events)
+        assert not (parts.folder / "adapter.gguf").exists()
+    last = parts.attempt()
+    assert (last[0]["event"], last[0]["step"]) == ("resumed", stops[-1])
+    assert seen | losses(last) == losses(straight)
+    assert parts.results == whole.results
+    for name in ("step", "best_loss", "best_step", "base_loss"):
+        assert last[-1][name] == straight[-1][name]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("kill_at", "kill_in"),
+    [(1, "step"), (5, "step"), (10, "validation"), (12, "checkpoint"), (30, "validation")],
+    ids=["before-any", "between", "in-validation", "after-checkpoint", "last-validation"],
+)
+def test_killed_and_resumed_is_the_same_byte_for_byte(
+    attempts: Callable[..., Attempts], architecture: str, kill_at: int, kill_in: str
+) -> None:
+    whole = attempts(architecture=architecture)
+    straight = whole.attempt()
+    parts = attempts(architecture=architecture)
+    first = parts.attempt(kill_at=kill_at, kill_in=kill_in)
+    assert first[-1]["event"] == "killed"
+    second = parts.attempt()
+    assert second[-1]["event"] == "finished"
+    assert losses(first) | losses(second) == losses(straight)
+    assert parts.results == whole.results
+
+
+def test_clipping_is_the_same_after_a_resume(attempts: Callable[..., Attempts]) -> None:
+    # The norm is a sum over tensors: their order may not depend on whether the adapter is new or from a file.
+    whole, parts = (attempts(max_grad_norm=0.01, batch_size=4) for _ in range(2))
+    straight = whole.attempt()
+    assert all(event["gradient_norm"] > 0.01 for event in straight if event["event"] == "step")
+    parts.attempt(pause_at=4)
+    parts.attempt()
+    assert parts.results == whole.results
+
+
+def test_settings_change_the_bytes(attempts: Callable[..., Attempts]) -> None:
+    # Else the comparisons above would say nothing.
+    results = [attempts(**changes) for changes in ({}, {"seed": 43}, {"batch_size": 4}, {"weight_decay": 0.5})]
+    for each in results:
+        each.attempt()
+    assert len({each.results["adapter.gguf"] for each in results}) == 4
+
+
+def test_stop_ends_the_run_with_an_adapter(attempts: Callable[..., Attempts]) -> None:
+    run = attempts()
+    events = run.attempt(pause_at=4, want="stop")
+    assert (events[-1]["event"], events[-1]["step"]) == ("stopped", 4)
+    assert (run.folder / "adapter.gguf").stat().st_size > 1000
+
+
+def test_last_two_checkpoints_are_kept(attempts: Callable[..., Attempts]) -> None:
+    run = attempts()
+    events = run.attempt()
+    written = [event["path"] for event in events if event["event"] == "checkpoint"]
+    assert len(written) == 15
+    assert names(run.folder / "checkpoints") == written[-2:] == ["step_00000028", "step_00000030"]
+
+
+def test_validation_and_best(attempts: Callable[..., Attempts]) -> None:
+    run = attempts()
+    events = run.attempt()
+    checks = [event for event in events if event["event"] == "validation"]
+    assert [event["step"] for event in checks] == [0, 10, 20, 30]
+    assert events[-1]["base_loss"] == checks[0]["loss"]
+    best = min(checks[1:], key=lambda event: event["loss"])
+    assert (events[-1]["best_loss"], events[-1]["best_step"]) == (best["loss"], best["step"])
+
+
+def test_loss_that_is_no_number_ends_the_training(
+    attempts: Callable[..., Attempts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = attempts()
+    monkeypatch.setattr(RowTrainer, "gradients", lambda self, *row: (float("nan"), {}))
+    with pytest.raises(EngineError, match=r"no longer a number at step 1.*halve --learning-rate \(now 0\.01\)\.$"):
+        run.attempt()
+
+
+class Weights:
+    """Stands for a trainer: writes an adapter as the library does."""
+
+    def __init__(self, *, half: bool = False, size: int = 64) -> None:
+        self.half, self.size = half, size
+
+    def save(self, path: Path) -> None:
+        writer = GGUFWriter(path, "llama")
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", 8.0)
+        for part in ("a", "b"):
+            writer.add_tensor(f"blk.0.attn_q.weight.lora_{part}", np.ones((self.size, 4), dtype=np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        if self.half:
+            os.truncate(path, path.stat().st_size // 2)
+
+
+WEIGHTS: Any = Weights()
+
+
+def saved(folder: Path, step: int, trainer: Any = None, steps: int = 3) -> Path:
+    """A checkpoint of `step`, its optimizer filled with the number of the step."""
+    optimizer = AdamW()
+    optimizer.load(steps, {"m/a": np.full(100, step, np.float32), "v/a": np.full(100, step, np.float32)})
+    return checkpoint.save(folder, Position(step=step, epoch=1, batch=2), trainer or WEIGHTS, optimizer)
+
+
+def assert_usable(folder: Path, step: int) -> None:
+    """The newest checkpoint is that of `step`, and whole; nothing half-made lies about."""
+    newest = checkpoint.latest(folder)
+    assert newest is not None
+    optimizer = AdamW()
+    assert checkpoint.restore(newest, optimizer) == Position(step=step, epoch=1, batch=2)
+    np.testing.assert_array_equal(optimizer.first["a"], np.full(100, step, np.float32))
+    assert checkpoint.adapter_file(newest).stat().st_size > 500
+    leftovers = [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".partial"))]
+    assert leftovers == []
+
+
+def test_checkpoint_is_what_was_saved(tmp_path: Path) -> None:
+    saved(tmp_path / "c", 7)
+    assert_usable(tmp_path / "c", 7)
+    assert names(tmp_path / "c" / "step_00000007") == ["adapter.gguf", "optimizer.npz", "position.json"]
+
+
+def _fail_savez(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def half(file: Any, **arrays: Any) -> None:
+        file.write(b"PK\x03\x04 half of it")
+        raise error
+
+    monkeypatch.setattr(np, "savez", half)
+
+
+def _fail_replace(monkeypatch: pytest.MonkeyPatch, error: BaseException, target: str) -> None:
+    real = os.replace
+
+    def replace(source: Any, destination: Any) -> None:
+        if Path(destination).name.startswith(target):
+            raise error
+        real(source, destination)
+
+    monkeypatch.setattr(os, "replace", replace)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt(), Killed()],
+    ids=["disk-full", "interrupt", "killed"],
+)
+@pytest.mark.parametrize("stage", ["optimizer", "adapter.gguf", "optimizer.npz", "position.json", "step_"])
+def test_interrupted_save_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
+) -> None:
+    folder = tmp_path / "c"
+    saved(folder, 5)
+    with monkeypatch.context() as patch:
+        if stage == "optimizer":
+            _fail_savez(patch, error)
+        else:  # when the file, or the whole checkpoint, is to get its name
+            _fail_replace(patch, error, stage)
+        with pytest.raises(type(error)):
+            saved(folder, 6)
+    assert_usable(folder, 5)
+    assert names(folder) == ["step_00000005"]
+    saved(folder, 6)
+    assert_usable(folder, 6)
+
+
+def test_half_an_adapter_is_noticed(tmp_path: Path) -> None:
+    # The library says yes when the disk was full.
+    folder = tmp_path / "c"
+    saved(folder, 5)
+    with pytest.raises(EngineError, match=r"^The adapter could not be written to .*: is the disk full\?$") as caught:
+        saved(folder, 6, Weights(half=True))
+    assert isinstance(caught.value, FinetuneError)
+    assert_usable(folder, 5)
+
+
+def test_what_a_kill_left_behind_is_ignored_and_swept(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    saved(folder, 5)
+    for name in (".step_00000006.partial", ".step_00000003.partial", "step_00000009"):
+        (folder / name).mkdir()
+        (folder / name / "adapter.gguf").write_bytes(b"GGUF")
+    newest = checkpoint.latest(folder)
+    assert newest is not None
+    assert newest.name == "step_00000005"
+    saved(folder, 7)
+    assert_usable(folder, 7)
+
+
+def test_same_step_again_takes_the_place_of_a_broken_one(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    saved(folder, 5)
+    (folder / "step_00000006").mkdir()
+    (folder / "step_00000006" / "optimizer.npz").write_bytes(b"")
+    saved(folder, 6)
+    assert_usable(folder, 6)
+
+
+def test_no_checkpoint_yet(tmp_path: Path) -> None:
+    assert checkpoint.latest(tmp_path / "none") is None
+    (tmp_path / "empty").mkdir()
+    assert checkpoint.latest(tmp_path / "empty") is None
+
+
+@pytest.mark.parametrize("part", ["position.json", "optimizer.npz"])
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9], ids=["empty", "start", "most"])
+def test_damaged_checkpoint_is_one_sentence(tmp_path: Path, part: str, keep: float) -> None:
+    path = saved(tmp_path / "c", 5) / part
+    os.truncate(path, int(keep * path.stat().st_size))
+    with pytest.raises(EngineError) as caught:
+        checkpoint.restore(tmp_path / "c" / "step_00000005", AdamW())
+    assert caught.value.sentence.endswith("cannot be read: delete it to resume from the one before.")
+
+
+def test_position_of_another_version_is_one_sentence(tmp_path: Path) -> None:
+    path = saved(tmp_path / "c", 5) / "position.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "moon": "full"}))
+    with pytest.raises(EngineError, match="cannot be read"):
+        checkpoint.restore(tmp_path / "c" / "step_00000005", AdamW())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("There is no mount command, so no small disk can be made.")
+    if done.returncode:
+        pytest.skip("This user may not mount a small disk (root may).")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.6], ids=lambda part: f"{part:.0%}-free")
+def test_disk_really_full(library: Library, base: BaseMaker, small_disk: Path, part: float) -> None:
+    # `part`: how much of what a checkpoint takes is free, so that one stage after another meets the full disk.
+    path = base("qwen2", "bpe", "f32", width=32, inner=32)
+    folder = small_disk / "checkpoints"
+    with Model(library, path) as model, RowTrainer(model, 32, 1, Adapter(rank=4, alpha=8)) as trainer:
+        row, optimizer = rows(1, 1)[0], AdamW()
+        for _ in range(2):
+            _, gradients = trainer.gradients(row.tokens, row.trained)
+            optimizer.step(trainer.weights(), gradients, 1e-2)
+        checkpoint.save(folder, Position(step=1), trainer, optimizer)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        free = shutil.disk_usage(small_disk).free
+        assert free > 2 * size
+        (small_disk / "other").write_bytes(bytes(int(free - part * size)))
+        fits = True
+        try:
+            checkpoint.save(folder, Position(step=2), trainer, optimizer)
+        except (EngineError, OSError) as error:
+            fits, raised = False, error
+    assert fits == (part > 1)
+    if not fits:  # both become one sentence in `engine.child`
+        assert isinstance(raised, EngineError) or raised.errno == errno.ENOSPC
+    newest = checkpoint.latest(folder)
+    assert newest is not None
+    assert newest.name == ("step_00000002" if fits else "step_00000001")
+    assert checkpoint.restore(newest, AdamW()).step == (2 if fits else 1)
+    assert not [p for p in folder.rglob("*") if p.name.endswith((".tmp", ".partial"))]
