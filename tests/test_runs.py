@@ -11,6 +11,8 @@ import shutil
 import signal
 import stat
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from meton_plugins.finetune.errors import BusyError, DataError, EngineError, Not
 from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
 from meton_plugins.finetune.paths import append_json, engine_dir, training_lock, write_json
 from meton_plugins.finetune.train.launch import ask, start
+from meton_plugins.finetune.train.lock import machine_lock, run_lock, say_who_trains
 from meton_plugins.finetune.train.planner import free_name
 from meton_plugins.finetune.train.record import State
 from meton_plugins.finetune.train.runs import Run, all_runs, find_run
@@ -358,6 +361,24 @@ def test_two_sessions_at_the_same_moment(bench: Bench) -> None:
     assert run.name == ("left", "right")[won]
     over(run)
     assert run.status == "finished"
+
+
+def test_a_worker_at_its_end_is_waited_for(bench: Bench) -> None:
+    """Its state says finished; freeing a large model takes longer."""
+    run = bench.train(epochs=1)
+    say_who_trains(run.folder)
+    held = threading.Event()
+
+    def linger() -> None:
+        with run_lock(run.folder), machine_lock():
+            held.set()
+            time.sleep(0.6)
+
+    lingering = threading.Thread(target=linger)
+    lingering.start()
+    held.wait()
+    assert start(bench.create("two", epochs=1)).status != "failed"
+    lingering.join()
 
 
 def test_the_first_free_name(bench: Bench) -> None:

@@ -173,7 +173,7 @@ def _status(host: Host, home: Home, options: argparse.Namespace) -> int:
         show_json(host, [{"run": r.name, **r.state.model_dump(), "status": r.status} for r in runs])
     elif not runs:
         say(host, "No run yet. Rate answers, /dataset build, then /finetune start.")
-    width = max((len(run.name) for run in runs), default=0)
+    width = max(len(run.name) for run in runs) if len(runs) > 1 else 0
     for run in runs:
         say(host, run_line(run, width))
     return 0

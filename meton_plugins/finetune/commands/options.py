@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
@@ -18,6 +19,9 @@ from ..settings import validated
 __all__ = ["HelpWanted", "Parser", "flags_of", "settings_from", "split", "verbs_wanted"]
 
 M = TypeVar("M", bound=BaseModel)
+
+#: Python refuses these in every path. \udc80 to \udcff are the bytes of a file's name that is not UTF-8.
+_NAMELESS: Final = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 class HelpWanted(Exception):
@@ -67,6 +71,8 @@ def verbs_wanted(command: str, words: Sequence[str], verbs: Mapping[str, str]) -
 
 def split(line: str) -> list[str]:
     """The words of a command line, as a shell would split them; UsageError for an open quote."""
+    if _NAMELESS.search(line):
+        raise UsageError("That line holds a character that no name has (NUL, or half of one): type it anew.")
     try:
         return shlex.split(line)
     except ValueError as error:

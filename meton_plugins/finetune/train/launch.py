@@ -31,7 +31,7 @@ ROOM: Final = 64 << 10
 def check_free(runs: Path) -> None:
     """BusyError where a run trains on this machine; `runs` is the folder of those that the user can name."""
     busy = who_trains()
-    if busy is None:
+    if busy is None or _ended(Run(busy)):
         return
     if busy.parent == runs:
         raise BusyError(
@@ -51,10 +51,22 @@ def start(run: Run) -> State:
     """Start, or go on with, `run` in a detached worker; its state once the worker lives."""
     if run.done:
         raise UsageError(f"The run {run.name} is {run.state.status}: start a new one.")
-    if run.alive:
+    if run.alive and not _ended(run):
         raise BusyError(f"The run {run.name} is at work already: see /finetune watch {run.name}.")
     with _alone(run.folder.parent):
         return _launch(run)
+
+
+def _ended(run: Run) -> bool:
+    """Whether the worker of `run`, having said its last word, is gone; freeing a large model takes it a moment."""
+    deadline = time.monotonic() + WAIT
+    while run.state.status in ("paused", "stopped", "failed", "finished"):
+        if not run.alive:
+            return True
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return False
 
 
 @contextmanager
