@@ -57,9 +57,15 @@ def open_gguf(path: Path) -> GGUFReader:
 
     if not path.is_file():
         raise ModelError(f"There is no file {path}: give the path of a GGUF file or the name of an Ollama model.")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ModelError(f"{path} is not a GGUF file: give a model in GGUF format.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror or error}): give a file that you may read."
+        ) from error
+    if start != b"GGUF":
+        raise ModelError(f"{path} is not a GGUF file: give a model in GGUF format.")
     try:
         reader = GGUFReader(path)
     except Exception as error:  # gguf raises whatever NumPy said about the bytes that are not there
@@ -79,6 +85,13 @@ def _value(reader: GGUFReader, key: str, default: Any = None) -> Any:
 def inspect(path: Path) -> GgufInfo:
     """Read the header of `path`; ModelError where that fails."""
     reader = open_gguf(path)
+    try:
+        return _facts(path, reader)
+    except (ValueError, TypeError, IndexError) as error:  # a text that is no UTF-8, a word where a number belongs
+        raise ModelError(f"{path} is damaged: download or copy it again.") from error
+
+
+def _facts(path: Path, reader: GGUFReader) -> GgufInfo:
     architecture = str(_value(reader, "general.architecture", ""))
     types: dict[str, int] = {}
     parameters = 0
@@ -120,7 +133,7 @@ def check_trainable(info: GgufInfo) -> None:
     """
     file = info.path.name
     if info.kind in ("adapter", "mmproj"):
-        raise ModelError(f"{file} is a {info.kind}, not a base model: give the model that it belongs to.")
+        raise ModelError(f"{file} is an {info.kind}, not a base model: give the model that it belongs to.")
     if info.splits > 1:
         raise ModelError(f"{file} is one of {info.splits} parts: join them with llama-gguf-split --merge first.")
     if info.architecture not in ARCHITECTURES:
