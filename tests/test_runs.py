@@ -410,7 +410,7 @@ def test_a_base_that_is_gone_comes_back(own_base: Bench) -> None:
     run = own_base.create(epochs=1)
     away = own_base.base.rename(own_base.base.with_suffix(".away"))
     state = start(run)
-    assert (state.status, state.error) == ("failed", f"The base {own_base.base} is gone: put it back, then resume.")
+    assert (state.status, state.error) == ("failed", f"The base {own_base.base} is gone: put it back, and try again.")
     away.rename(own_base.base)
     assert resumed(run).status == "finished"
 

@@ -11,7 +11,8 @@ import pytest
 
 from meton_plugins.finetune.engine.package import find
 from meton_plugins.finetune.gguf.tiny import make_tiny
-from meton_plugins.finetune.paths import Home, engine_dir
+from meton_plugins.finetune.paths import Home, engine_dir, private_dir
+from meton_plugins.finetune.train.runs import Run
 
 from .runs import Bench, Ingredients, end_workers, small_dataset
 
@@ -34,7 +35,7 @@ def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingredient
         bench = Bench(Home(folder / "home"), base, small_dataset(folder / "home"))
         run = bench.train()
         assert run.status == "finished", run.state.error
-        yield Ingredients(base, bench.dataset, run.folder / "adapter.gguf")
+        yield Ingredients(base, bench.dataset, run.folder / "adapter.gguf", run.folder)
 
 
 @pytest.fixture
@@ -52,3 +53,10 @@ def own_base(bench: Bench, tmp_path: Path) -> Bench:
     """The bench with a copy of the base that may be spoilt."""
     bench.base = Path(shutil.copy(bench.base, tmp_path / "own.gguf"))
     return bench
+
+
+@pytest.fixture
+def trained(bench: Bench, ingredients: Ingredients) -> Run:
+    """The run `one`, trained to its end."""
+    private_dir(bench.home.runs)
+    return Run(Path(shutil.copytree(ingredients.run, bench.home.runs / "one")))

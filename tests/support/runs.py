@@ -167,3 +167,4 @@ class Ingredients:
     base: Path
     dataset: Path
     adapter: Path
+    run: Path

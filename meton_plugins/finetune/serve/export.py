@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from ..engine.jobs import check_quantization, quantize
-from ..errors import FinetuneError, UsageError
-from ..gguf.inspect import fingerprint
+from ..errors import BusyError, FinetuneError, ModelError, UsageError
+from ..gguf.inspect import fingerprint, open_gguf
 from ..gguf.merge import merge
 from ..paths import Home, private_dir, replacing_path, write_json
 from ..train.runs import Run
@@ -72,61 +76,100 @@ def export_model(
         raise UsageError("Say which quantization to write, such as --quant q4_k_m.")
     record, adapter = run.record, run.adapter(which)
     check_base(record)
-    folder = private_dir(home.models) / run.name
-    private_dir(folder)
-    _sweep(folder)
-    sha256 = fingerprint(adapter)
-    made = _earlier(folder, sha256) or Export(
-        run=run.name, base={"path": record.base.path, "name": record.base.name, "sha256": record.base.sha256},
-        adapter=which, adapter_sha256=sha256, template=record.template,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    )  # fmt: skip
-    missing = [quant for quant in wanted if quant not in {file.quant for file in made.files}]
-    if not missing:
-        return made, False
-    _check_room(folder, record.base.parameters, missing)
-    tell = progress or (lambda stage, done, total: None)
-    half = folder / f"{run.name}-f16.gguf"
-    merge(Path(record.base.path), adapter, half, lambda done, total: tell("merging", done, total))
+    with _alone(home, run) as folder:
+        sha256 = fingerprint(adapter)
+        earlier = read_export(folder)
+        made = _whole(earlier, sha256) or Export(
+            run=run.name, base={"path": record.base.path, "name": record.base.name, "sha256": record.base.sha256},
+            adapter=which, adapter_sha256=sha256, template=record.template,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        missing = [quant for quant in wanted if quant not in {file.quant for file in made.files}]
+        if missing:
+            _check_room(folder, record.base.parameters, missing)
+            if earlier and earlier.adapter_sha256 != sha256:
+                _remove(folder, earlier)
+            _write(folder, Path(record.base.path), adapter, made, missing, progress or _silent)
+        return made, bool(missing)
+
+
+def _write(folder: Path, base: Path, adapter: Path, made: Export, missing: Sequence[str], tell: Progress) -> None:
+    half = folder / f"{made.run}-f16.gguf"
+    if "f16" not in {file.quant for file in made.files}:
+        merge(base, adapter, half, lambda done, total: tell("merging", done, total))
     for quant in missing:
-        path = folder / f"{run.name}-{quant}.gguf"
+        path = folder / f"{made.run}-{quant}.gguf"
         if quant != "f16":
             quantize(half, path, quant, _stage(tell, f"quantizing to {quant}"))
+            _check_whole(path)
         sha = fingerprint(path, _stage(tell, f"hashing {quant}"))
         made.files.append(ExportedFile(quant=quant, path=str(path), sha256=sha, bytes=path.stat().st_size))
         write_json(folder / "export.json", made.model_dump())
     if "f16" not in {file.quant for file in made.files}:
         half.unlink()
-    return made, True
 
 
 def export_adapter(home: Home, run: Run, which: Which = "best") -> ExportedFile:
     """A copy of the run's adapter (GGUF LoRA) in `<home>/models/<run>/`."""
     source = run.adapter(which)
-    folder = private_dir(private_dir(home.models) / run.name)
-    target = folder / f"{run.name}-adapter.gguf"
-    with replacing_path(target) as temporary:
-        shutil.copyfile(source, temporary)
+    with _alone(home, run) as folder:
+        target = folder / f"{run.name}-adapter.gguf"
+        with replacing_path(target) as temporary:
+            shutil.copyfile(source, temporary)
     return ExportedFile(quant="adapter", path=str(target), sha256=fingerprint(target), bytes=target.stat().st_size)
+
+
+@contextmanager
+def _alone(home: Home, run: Run) -> Iterator[Path]:
+    """The folder of the run's exports, with nobody else writing there and nothing left by a killed export."""
+    folder = private_dir(private_dir(home.models) / run.name)
+    lock = FileLock(folder / "export.lock", mode=0o600)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout as error:
+        raise BusyError(f"Another session is exporting {run.name}: wait for it, then type the same again.") from error
+    try:
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield folder
+    except OSError as error:
+        # NumPy says "100 requested and 20 written" where the disk is full.
+        reason = error.strerror or "the disk is full"
+        raise FinetuneError(f"Writing to {folder} failed ({reason}): make room, then type the same again.") from error
+    finally:
+        lock.release()
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def _stage(tell: Progress, stage: str) -> Callable[[int, int], None]:
     return lambda done, total: tell(stage, done, total)
 
 
-def _earlier(folder: Path, adapter_sha256: str) -> Export | None:
-    """The export that is there, with the files that still are what it says; None where it is of another adapter."""
-    found = read_export(folder)
+def _whole(found: Export | None, adapter_sha256: str) -> Export | None:
+    """The export `found`, with the files that still are what it says; None where it is of another adapter."""
     if found is None or found.adapter_sha256 != adapter_sha256:
         return None
     whole = [f for f in found.files if Path(f.path).is_file() and Path(f.path).stat().st_size == f.bytes]
     return found.model_copy(update={"files": whole})
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed export left behind."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def _remove(folder: Path, stale: Export) -> None:
+    """Remove the files of another adapter, whose names the new ones would share."""
+    (folder / "export.json").unlink()
+    for file in stale.files:
+        (folder / Path(file.path).name).unlink(missing_ok=True)
+
+
+def _check_whole(path: Path) -> None:
+    """The engine says that all went well also where the disk was full and the file ends in the middle."""
+    try:
+        open_gguf(path)
+    except ModelError as error:
+        path.unlink()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def _check_room(folder: Path, parameters: int, quants: Sequence[str]) -> None:

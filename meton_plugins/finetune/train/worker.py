@@ -184,7 +184,7 @@ def check_base(record: RunRecord) -> None:
     """ModelError where the base is gone or is no longer the file that the run began with."""
     path = Path(record.base.path)
     if not path.is_file():
-        raise ModelError(f"The base {path} is gone: put it back, then resume.")
+        raise ModelError(f"The base {path} is gone: put it back, and try again.")
     facts = path.stat()
     same = (facts.st_size, facts.st_mtime_ns) == (record.base.size, record.base.mtime_ns)
     if not same and fingerprint(path) != record.base.sha256:
