@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.host import RecordingHost
 
 from meton_plugins.finetune.plugin import register
-from support.host import RecordingHost
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 

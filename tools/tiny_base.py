@@ -8,18 +8,19 @@ from pathlib import Path
 
 from tokenizers import ByteLevelBPETokenizer
 
-from meton_plugins.finetune.form import COMPACT_INSTRUCTIONS, prompt, wrap
+from meton_plugins.finetune.form import prompt, wrap
 from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
 from meton_plugins.finetune.serve.templates import load_template
 
 #: Large enough to learn the samples by heart, small enough to do it in a minute on two cores.
-SHAPE = TinyShape("qwen2", width=256, layers=2, heads=4, kv_heads=2, inner=512, seed=7)
-VOCABULARY = 1200
+SHAPE = TinyShape("qwen2", width=256, layers=2, heads=8, kv_heads=8, inner=512, seed=7)
+VOCABULARY = 2000
 
 
 def corpus(conversations: Path) -> list[str]:
     """What the base will read: the conversations in the form in which they are trained on."""
-    texts = [COMPACT_INSTRUCTIONS, load_template("basic").system or "", wrap("Yes."), prompt("Which one?")]
+    # What stands in every row counts often enough to become whole words.
+    texts = [load_template("basic").system or "", wrap("Yes."), prompt("Which one?")] * 20
     for file in sorted(conversations.glob("*.json")):
         texts += [message["content"] for message in json.loads(file.read_text(encoding="utf-8"))["messages"]]
     return texts
@@ -33,4 +34,4 @@ def make(path: Path, conversations: Path) -> Path:
         tokenizer.save_model(folder)
         lines = (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()
     merges = [(left, right) for left, right in (line.split(" ") for line in lines if not line.startswith("#"))]
-    return make_tiny(path, SHAPE, merges=merges, half=True)
+    return make_tiny(path, SHAPE, merges=merges)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 import resource
@@ -60,7 +61,9 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
     settings = TrainSettings.model_validate(job["settings"])
     info = inspect(base)
     check_trainable(info)
-    template = template_for(info, settings.chat_template)
+    created = job.get("created")
+    today = datetime.datetime.fromisoformat(created) if created else None
+    template = template_for(info, settings.chat_template, today)
     with Model(library, base) as model:
         sides: dict[str, list[Row]] = {}
         for side in ("train", "validation"):

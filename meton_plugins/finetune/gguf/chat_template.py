@@ -58,27 +58,26 @@ def _compiled(source: str) -> Any:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     environment.globals["raise_exception"] = _fail
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     try:
         return environment.from_string(source)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, RecursionError) as error:
         raise ModelError(f"The chat template is not valid Jinja ({error}): name one with --chat-template.") from error
 
 
 class ChatTemplate:
-    """Turns messages into the text that the model reads."""
+    """Turns messages into the text that the model reads. `today` is the date that some templates write, now by default."""
 
-    def __init__(self, source: str, *, bos: str = "", eos: str = "") -> None:
+    def __init__(self, source: str, *, bos: str = "", eos: str = "", today: datetime.datetime | None = None) -> None:
         self.source = source
         self.bos = bos
         self.eos = eos
+        self.today = today
 
     def render(self, messages: Sequence[Mapping[str, str]], *, generate: bool) -> str:
         """The text of `messages`; with `generate`, up to where the assistant's next answer begins."""
-        import jinja2
-
+        template = _compiled(self.source)
         try:
-            text = _compiled(self.source).render(
+            text = template.render(
                 messages=[dict(m) for m in messages],
                 add_generation_prompt=generate,
                 bos_token=self.bos,
@@ -86,13 +85,16 @@ class ChatTemplate:
                 tools=None,
                 documents=None,
                 enable_thinking=False,
+                strftime_now=(self.today or datetime.datetime.now()).strftime,
             )
-        except jinja2.TemplateError as error:
+        except ModelError:
+            raise
+        except Exception as error:  # a template's own 1/0 is no mistake of ours
             raise ModelError(f"The chat template cannot render this conversation ({error}).") from error
         return str(text)
 
 
-def template_for(info: GgufInfo, wanted: str | None) -> ChatTemplate:
+def template_for(info: GgufInfo, wanted: str | None, today: datetime.datetime | None = None) -> ChatTemplate:
     """The base's own template, or the one `wanted`: a built-in name or a Jinja file."""
     source = info.chat_template
     if wanted and wanted in BUILT_IN:
@@ -106,4 +108,4 @@ def template_for(info: GgufInfo, wanted: str | None) -> ChatTemplate:
             ) from error
     if not source:
         raise ModelError(f"{info.path.name} has no chat template: add --chat-template {'|'.join(BUILT_IN)}|FILE.")
-    return ChatTemplate(source, bos=info.bos, eos=info.eos)
+    return ChatTemplate(source, bos=info.bos, eos=info.eos, today=today)
