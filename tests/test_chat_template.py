@@ -1,16 +1,14 @@
-"""Chat templates: a sandbox, what the templates of known families use, and one sentence for each that cannot be used."""
+"""Chat templates: a sandbox, what those of known families use, and one sentence for each that cannot be used."""
 
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.models import make_base
 
-from meton_plugins.finetune.errors import FinetuneError, ModelError, UsageError
+from meton_plugins.finetune.errors import ModelError, UsageError
 from meton_plugins.finetune.gguf.chat_template import BUILT_IN, ChatTemplate, template_for
 from meton_plugins.finetune.gguf.inspect import GgufInfo, inspect
 
@@ -74,7 +72,8 @@ FAMILIES = {
         '{{- system_message }}\n{{- "<|eot_id|>" }}\n{%- for message in messages %}\n'
         "    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim "
         "+ '<|eot_id|>' }}\n{%- endfor %}\n"
-        "{%- if add_generation_prompt %}\n    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{%- endif %}\n",
+        "{%- if add_generation_prompt %}\n"
+        "    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\n{%- endif %}\n",
         "<s><|start_header_id|>system<|end_header_id|>\n\nToday Date: 02 Mar 2026\n\nBe kind.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nThe sky?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nBlue.<|eot_id|>"
@@ -102,8 +101,9 @@ FAMILIES = {
         "{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
         "{{- raise_exception('roles must alternate') }}{%- endif %}"
         "{%- if message['role'] == 'user' %}"
-        "{%- if loop.first and system_message is defined %}{{- ' [INST] ' + system_message + '\\n\\n' + message['content'] "
-        "+ ' [/INST]' }}{%- else %}{{- ' [INST] ' + message['content'] + ' [/INST]' }}{%- endif %}"
+        "{%- if loop.first and system_message is defined %}"
+        "{{- ' [INST] ' + system_message + '\\n\\n' + message['content'] + ' [/INST]' }}"
+        "{%- else %}{{- ' [INST] ' + message['content'] + ' [/INST]' }}{%- endif %}"
         "{%- else %}{{- ' ' + message['content'] + eos_token }}{%- endif %}{%- endfor %}",
         "<s> [INST] Be kind.\n\nThe sky? [/INST] Blue.</s>",
     ),
@@ -115,7 +115,8 @@ FAMILIES = {
     "blocks-are-trimmed": ("{% if true %}\n    {% set x = 1 %}\nyes\n{% endif %}\n", "yes\n"),
     "macro-and-filters": (
         "{% macro head(role) %}[{{ role | upper }}]{% endmacro %}"
-        "{% for m in messages | selectattr('role', 'ne', 'system') | list %}{{ head(m.role) }}{{ m.content }}{% endfor %}",
+        "{% for m in messages | selectattr('role', 'ne', 'system') | list %}"
+        "{{ head(m.role) }}{{ m.content }}{% endfor %}",
         "[USER]The sky?[ASSISTANT]Blue.",
     ),
 }  # fmt: skip
@@ -181,7 +182,7 @@ def test_template_stays_in_its_sandbox(source: str, tmp_path: Path, monkeypatch:
         assert sentence.endswith(").")
     for word in ("class", "function", "module", "root:"):
         assert word not in text
-    assert os.listdir(tmp_path) == []
+    assert not list(tmp_path.iterdir())
     assert messages == [ASK]
 
 
@@ -194,10 +195,18 @@ def test_messages_are_not_changed_by_a_template() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{{ messages[7]['content'] + '' }}", "{{ nothing.at.all }}", "{{ messages | nofilter }}",
-     "{{ 'x' * 10 ** 14 }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ 'abc' | int(base='x') }}"],
+    [
+        "{{ 1 / 0 }}",
+        "{{ 'a' + 1 }}",
+        "{{ messages[7]['content'] + '' }}",
+        "{{ nothing.at.all }}",
+        "{{ messages | nofilter }}",
+        "{{ 'x' * 10 ** 14 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ strftime_now(3) }}",
+    ],
     ids=["division", "types", "missing", "undefined", "filter", "memory", "recursion", "value"],
-)  # fmt: skip
+)
 def test_template_that_breaks_is_one_sentence(source: str) -> None:
     with pytest.raises(ModelError) as caught:
         render(source)
@@ -259,8 +268,3 @@ def test_base_without_one_is_one_sentence(tmp_path: Path) -> None:
         "b.gguf has no chat template: add --chat-template chatml|llama-2|llama-3|deepseek|FILE."
     )
     assert template_for(inspect(path), "chatml").source == BUILT_IN["chatml"]
-
-
-def test_errors_are_the_users() -> None:
-    kinds: list[Any] = [ModelError, UsageError]
-    assert all(issubclass(kind, FinetuneError) for kind in kinds)

@@ -65,7 +65,7 @@ def _compiled(source: str) -> Any:
 
 
 class ChatTemplate:
-    """Turns messages into the text that the model reads. `today` is the date that some templates write, now by default."""
+    """Turns messages into the text a model reads. `today`: the date that some templates write; now, by default."""
 
     def __init__(self, source: str, *, bos: str = "", eos: str = "", today: datetime.datetime | None = None) -> None:
         self.source = source
@@ -90,7 +90,8 @@ class ChatTemplate:
         except ModelError:
             raise
         except Exception as error:  # a template's own 1/0 is no mistake of ours
-            raise ModelError(f"The chat template cannot render this conversation ({error}).") from error
+            why = str(error) or type(error).__name__
+            raise ModelError(f"The chat template cannot render this conversation ({why}).") from error
         return str(text)
 
 
