@@ -204,7 +204,14 @@ def test_an_error_in_our_own_code_is_one_sentence_too(typed: Typed, monkeypatch:
         raise ZeroDivisionError("a [bold]bug[/bold]")
 
     monkeypatch.setattr(runs_module, "all_runs", broken)
-    assert "Unexpected ZeroDivisionError: a [bold]bug[/bold]." in typed.refused("status")
+    typed.home.make()
+    log = typed.home.root / "errors.log"
+    said = typed.refused("status")
+    assert said == f"✗ Unexpected ZeroDivisionError: a [bold]bug[/bold]. Please report this, with what {log} says."
+    assert "raise ZeroDivisionError" in log.read_text(encoding="utf-8")
+    assert log.stat().st_mode & 0o777 == 0o600
+    shutil.rmtree(typed.home.root)
+    assert typed.refused("status").endswith("Please report this.")
 
 
 @pytest.mark.parametrize("code", [0, 3, None, "text"], ids=str)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from ..host.console import ConsoleHost
 from ..host.errors import HostError
@@ -19,16 +21,25 @@ from .settings import Settings, load
 
 __all__ = ["main"]
 
+EPILOG: Final = "Without a COMMAND: a prompt that takes them. `meton-finetune help` lists them."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     os.umask(0o077)  # everything of the plugin's is the user's alone
+    for stream in (sys.stdin, sys.stdout):
+        # A terminal that cannot show a character gets a question mark; a script that is not text is refused by line.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     host = ConsoleHost(default_home())
     return guarded(host, lambda: _main(host, list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _main(host: ConsoleHost, arguments: list[str]) -> int:
-    parser = Parser(prog="meton-finetune", description="Turn daily chats with a local assistant into a better model.")
+    parser = Parser(
+        prog="meton-finetune", usage="meton-finetune [OPTIONS] [COMMAND ...]", epilog=EPILOG,
+        description="Turn daily chats with a local assistant into a better model.",
+    )  # fmt: skip
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("--json", action="store_true", help="print results as JSON, for machines")
     parser.add_argument("--config", type=Path, metavar="PATH", help="config.yaml whose model slots are swapped")
@@ -39,9 +50,10 @@ def _main(host: ConsoleHost, arguments: list[str]) -> int:
     if words and words[-1] == "--json":
         options.json, words = True, words[:-1]
     if options.version:
-        say(host, f"meton-finetune {__version__}")
+        show_json(host, {"version": __version__}) if options.json else say(host, f"meton-finetune {__version__}")
         return 0
-    home = Home((options.home or default_home()).expanduser()).make()
+    # Absolute, for a worker does not stand where its session stood.
+    home = Home((options.home or default_home()).expanduser().resolve()).make()
     settings = _settings(host, home)
     real = ConsoleHost(
         home.root, conversations_dir=settings.harvest.conversations_dir, config=options.config or settings.serve.config,
@@ -49,7 +61,7 @@ def _main(host: ConsoleHost, arguments: list[str]) -> int:
     )  # fmt: skip
     register(real)
     if words and words[0] == "validate":
-        return guarded(real, lambda: _validate(real))
+        return guarded(real, lambda: _validate(real, words[1:]))
     return real.once(words) if words else real.repl(home.root / "history")
 
 
@@ -64,9 +76,12 @@ def _settings(host: ConsoleHost, home: Home) -> Settings:
         return Settings()
 
 
-def _validate(host: ConsoleHost) -> int:
+def _validate(host: ConsoleHost, words: Sequence[str]) -> int:
     from ..host import manifest
 
+    Parser(prog="meton-finetune validate", description="Check plugin.toml against what is really there.").parse_args(
+        words
+    )
     path = package_data("plugin.toml")
     said = manifest.load(path)
     found = manifest.differences(said, host.commands, host.tools, __version__)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ class ConsoleHost:
 
     def run(self, line: str) -> int:
         """Run one line, its first word with or without the slash; the exit code."""
-        word, _, rest = line.strip().partition(" ")
+        word, rest = [*line.split(maxsplit=1), "", ""][:2]
         name = "/" + word.lstrip("/")
         for command in self.commands.values():
             if name == command.name:
@@ -85,8 +86,14 @@ class ConsoleHost:
             return self.help()
         close = difflib.get_close_matches(name, self.commands, n=1)
         hint = f"did you mean {close[0]}?" if close else "type help for the commands."
-        self.console.print(f"✗ There is no command {word[:60]!r}: {hint}", style="red", markup=False, emoji=False)
+        self._refuse(f"There is no command {word[:60]!r}: {hint}")
         return 2
+
+    def _refuse(self, sentence: str) -> None:
+        if self.json:
+            self.console.print(json.dumps({"error": sentence}), markup=False, emoji=False, soft_wrap=True)
+        else:
+            self.console.print(f"✗ {sentence}", style="red", markup=False, emoji=False, soft_wrap=True)
 
     def help(self) -> int:
         """Print every command, its verbs and its short forms."""
@@ -104,13 +111,9 @@ class ConsoleHost:
         return 0
 
     def repl(self, history: Path) -> int:
-        """Read commands until the end; the exit code of the last one where nobody types (a script), else 0."""
-        if not sys.stdin.isatty():
-            code = 0
-            for line in sys.stdin:
-                if line.strip() and not line.lstrip().startswith("#"):
-                    code = self.run(line) or code
-            return code
+        """Read commands until the end. Where nobody types (a script), the exit code of the last that failed."""
+        if sys.stdin is None or not sys.stdin.isatty():
+            return self._script(sys.stdin or ())
         self.console.print("meton-finetune: type help for the commands, exit to leave.", style="dim", markup=False)
         read = self._reader(history)
         while True:
@@ -120,10 +123,19 @@ class ConsoleHost:
                 continue
             except EOFError:
                 return 0
-            if line.strip().lstrip("/") in ("exit", "quit", "q"):
+            if _leaves(line):
                 return 0
             if line.strip():
                 self.run(line)
+
+    def _script(self, lines: Iterable[str]) -> int:
+        code = 0
+        for line in lines:
+            if _leaves(line):
+                break
+            if line.strip() and not line.lstrip().startswith("#"):
+                code = self.run(line) or code
+        return code
 
     def _reader(self, history: Path) -> Callable[[], str]:
         from prompt_toolkit import PromptSession
@@ -140,8 +152,13 @@ class ConsoleHost:
         for command in self.commands.values():
             for name in (command.name, command.name.lstrip("/")):
                 words[name] = dict.fromkeys(command.verbs)
+            words.update(dict.fromkeys(command.aliases))
         return NestedCompleter.from_nested_dict({**words, "help": None, "exit": None})
 
     def once(self, words: Sequence[str]) -> int:
         """Run one command given as words, as a shell hands them over; the exit code."""
         return self.run(f"{words[0]} {shlex.join(words[1:])}")
+
+
+def _leaves(line: str) -> bool:
+    return line.strip().lstrip("/") in ("exit", "quit", "q")

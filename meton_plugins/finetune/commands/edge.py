@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-import logging
+import os
 import re
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,8 +25,6 @@ LONGEST: Final = 600
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 #: What a terminal would obey instead of showing: an answer or a file's name may hold it.
 _CONTROLS: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(0xD800, 0xE000)), "\ufffd")
-
-_log = logging.getLogger(__name__)
 
 
 def say(host: Host, text: str, style: str = "") -> None:
@@ -62,14 +62,23 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
         code = error.code if isinstance(error.code, int) and error.code else 1
         return _fail(host, "The command tried to end the program; please report this.", code)
     except OSError as error:
-        _log.debug("command failed", exc_info=True)
         where = f" ({error.filename})" if error.filename else ""
         return _fail(host, f"The system refused: {error.strerror or error}{where}.", 1)
     except Exception as error:
-        _log.exception("command failed")
-        return _fail(
-            host, f"Unexpected {type(error).__name__}: {error}. Nothing was changed on purpose; please report this.", 1
-        )
+        kept = _keep_traceback(host)
+        return _fail(host, f"Unexpected {type(error).__name__}: {error}. Please report this{kept}.", 1)
+
+
+def _keep_traceback(host: Host) -> str:
+    """Write it where a report can take it from; the screen stays calm."""
+    path = host.data_dir / "errors.log"
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        with os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{datetime.datetime.now().isoformat(timespec='seconds')}\n{traceback.format_exc()}\n")
+    except OSError:
+        return ""
+    return f", with what {path} says"
 
 
 def _fail(host: Host, sentence: str, code: int) -> int:

@@ -33,7 +33,7 @@ def check_free(runs: Path) -> None:
     busy = who_trains()
     if busy is None or _ended(Run(busy)):
         return
-    if busy.parent == runs:
+    if busy.parent.resolve() == runs.resolve():
         raise BusyError(
             f"The run {busy.name} is training on this machine: wait for it, or type /finetune stop {busy.name}."
         )
