@@ -23,7 +23,7 @@ demo: $(READY)
 
 test: $(READY) lint ollama
 	@$(PY) -m meton_plugins.finetune finetune setup
-	@$(PY) -m pytest $(TESTS)
+	@REQUIRE_ENGINE=1 $(PY) -m pytest $(TESTS)
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

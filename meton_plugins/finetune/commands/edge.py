@@ -30,7 +30,7 @@ _CONTROLS: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *
 def say(host: Host, text: str, style: str = "") -> None:
     """Print `text` exactly as it is: no markup, no emoji codes, no highlighting."""
     if not host.json:
-        host.console.print(_harmless(text), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        _print(host, _harmless(text), style)
 
 
 def note(host: Host, text: str) -> None:
@@ -50,7 +50,7 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except HelpWanted as wanted:
-        host.console.print(str(wanted).rstrip(), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        _print(host, str(wanted).rstrip())
         return 0
     except FinetuneError as error:
         return _fail(host, error.sentence, error.exit_code)
@@ -88,8 +88,14 @@ def _fail(host: Host, sentence: str, code: int) -> int:
     if host.json:
         show_json(host, {"error": sentence})
     else:
-        host.console.print(f"✗ {sentence}", style="red", markup=False, emoji=False, highlight=False, soft_wrap=True)
+        _print(host, f"✗ {sentence}", "red")
     return code
+
+
+def _print(host: Host, text: str, style: str = "") -> None:
+    # A terminal breaks lines within words; a file or a pipe wants them whole.
+    whole = not host.console.is_terminal
+    host.console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=whole)
 
 
 def _harmless(text: str) -> str:
