@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from .edge import note, say
-from .progress import left_out, run_line
+from .progress import duration, left_out, run_line, trend
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
     from ...host.api import Host
     from ..train.runs import Run
 
@@ -43,27 +45,40 @@ def watch(host: Host, run: Run) -> int:
 
 
 def _live(host: Host, run: Run) -> bool:
-    from rich.console import Group, RenderableType
     from rich.live import Live
-    from rich.progress_bar import ProgressBar
-    from rich.text import Text
 
-    def view() -> Group:
-        state = run.state
-        done = ProgressBar(total=max(state.steps, 1), completed=state.step, width=60)
-        lines: list[RenderableType] = [Text(run_line(run)), done]
-        if state.validation_loss is not None:
-            base = f"   before training {state.base_loss:.3f}" if state.base_loss is not None else ""
-            lines.append(Text(f"validation loss {state.validation_loss:.3f}{base}", style="dim"))
-        return Group(*lines, Text("any key leaves; the run goes on", style="dim"))
-
-    with _keys() as pressed, Live(view(), console=host.console, refresh_per_second=4, transient=True) as live:
+    with _keys() as pressed, Live(_view(run), console=host.console, refresh_per_second=4, transient=True) as live:
         while run.status not in OVER:
             if pressed():
                 return True
             time.sleep(LOOK)
-            live.update(view())
+            live.update(_view(run))
     return False
+
+
+def _view(run: Run) -> Group:
+    """The run in four short lines, which stand still while their numbers change."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    state = run.state
+    done = Table.grid(padding=(0, 2, 0, 0))
+    done.add_row(
+        ProgressBar(total=max(state.steps, 1), completed=state.step, width=30),
+        Text(f"epoch {state.epoch}/{state.epochs}"), Text(f"step {state.step}/{state.steps}"),
+    )  # fmt: skip
+    losses = "" if state.loss is None else f"loss {state.loss:.3f} {trend(state)}"
+    if state.validation_loss is not None:
+        before = "" if state.base_loss is None else f", before training {state.base_loss:.3f}"
+        losses += f"  validation {state.validation_loss:.3f}{before}"
+    speed = [f"{state.tokens_per_s:.0f} tokens/s"] if state.tokens_per_s else []
+    speed += [f"{duration(state.seconds_left)} left"] if state.seconds_left is not None else []
+    lines = [Text(line) for line in (losses.strip(), "  ".join(speed)) if line]
+    return Group(
+        Text(f"{run.name}  {run.status}", "bold"), done, *lines, Text("any key leaves; the run goes on", "dim")
+    )
 
 
 def _lines(host: Host, run: Run) -> bool:
