@@ -84,7 +84,9 @@ def _validate(host: ConsoleHost, words: Sequence[str]) -> int:
     )
     path = package_data("plugin.toml")
     said = manifest.load(path)
-    found = manifest.differences(said, host.commands, host.tools, __version__)
+    made = ConsoleHost(host.data_dir)
+    manifest.resolve(said.plugin.entry_point)(made)
+    found = manifest.differences(said, made.commands, made.tools, __version__)
     templates = sorted(path.stem for path in package_data("templates", "modelfiles").glob("*.Modelfile"))
     if not templates:
         found.append("no Modelfile template is shipped")

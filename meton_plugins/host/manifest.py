@@ -28,11 +28,11 @@ class _Part(BaseModel):
 class PluginPart(_Part):
     """[plugin]: `entry_point` is `module:function`, called with the host; `settings` is `module:Model`."""
 
-    id: str = Field(pattern=r"[a-z][a-z0-9-]*")
+    id: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     name: str
     version: str
-    entry_point: str = Field(pattern=r"[\w.]+:\w+")
-    settings: str = Field(pattern=r"[\w.]+:\w+")
+    entry_point: str = Field(pattern=r"^\w+(\.\w+)*:\w+$")
+    settings: str = Field(pattern=r"^\w+(\.\w+)*:\w+$")
     data_folder: str
     requires_python: str
     requires: tuple[str, ...]
