@@ -6,6 +6,7 @@ and everywhere by the end of its input, on which the parent writes `stop` or `pa
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -74,15 +75,17 @@ def main() -> int:
         )
         return 1
     except OSError as error:
-        name = f" ({error.filename})" if error.filename else ""
-        emit(
-            "error",
-            message=f"Writing failed: {error.strerror or error}{name}: make room and resume.",
-            kind="EngineError",
-        )
+        emit("error", message=_refusal(error), kind="EngineError")
         return 1
     _channel.flush()
     return 0
+
+
+def _refusal(error: OSError) -> str:
+    name = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full{name}: make room and resume."
+    return f"The system refused the engine's work: {error.strerror or error}{name}."
 
 
 def _die_with_parent() -> None:

@@ -114,7 +114,7 @@ class RowTrainer:
         # The thread counts of a context take effect with its first decode; training alone never applies them.
         token = (C.c_int32 * 1)(max(self.model.bos or 0, 0))
         if self.library.llama_decode(self.handle, self.library.llama_batch_get_one(token, 1)):
-            raise EngineError("The engine cannot run this model: see the log for its reason.")
+            raise EngineError(f"The engine cannot run this model ({self.library.complaint}): use another base.")
         self.library.llama_memory_clear(self.library.llama_get_memory(self.handle), True)
 
     def _new_adapter(self, adapter: Adapter) -> int:
@@ -128,7 +128,9 @@ class RowTrainer:
         )
         handle = self.library.llama_lora_training_init(self.handle, self.model.handle, C.byref(params))
         if not handle:
-            raise EngineError("The engine cannot make an adapter for this base: see the log for its reason.")
+            raise EngineError(
+                f"The engine cannot make an adapter for this base ({self.library.complaint}): use another."
+            )
         return int(handle)
 
     def loss(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..gguf.chat_template import BUILT_IN
 from ..paths import replacing_path
 from .process import run_job
 
@@ -40,11 +41,20 @@ def _plain(chats: Sequence[Chat]) -> list[list[Mapping[str, str]]]:
     return [[m if isinstance(m, Mapping) else {"role": m.role, "content": m.content} for m in chat] for chat in chats]
 
 
+def _path(path: Path | None) -> str | None:
+    """Whole, because the child works in a folder of its own."""
+    return str(path.absolute()) if path else None
+
+
+def _template(wanted: str | None) -> str | None:
+    return wanted if wanted is None or wanted in BUILT_IN else _path(Path(wanted).expanduser())
+
+
 def count_tokens(base: Path, chats: Sequence[Chat], chat_template: str | None = None) -> list[int]:
     """Tokens of each chat as `base` would read it; 0 for one that its template refuses."""
     if not chats:
         return []
-    result = run_job("count", base=str(base), chats=_plain(chats), chat_template=chat_template)
+    result = run_job("count", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template))
     return [int(n) for n in result["counts"]]
 
 
@@ -54,8 +64,8 @@ def evaluate(
 ) -> float:  # fmt: skip
     """Mean loss in nats a learned token of a dataset file, read by `base` with `adapter`."""
     result = run_job(
-        "evaluate", base=str(base), file=str(file), system=system, adapter=str(adapter) if adapter else None,
-        ctx_size=ctx_size, chat_template=chat_template, threads=threads(), progress=progress,
+        "evaluate", base=_path(base), file=_path(file), system=system, adapter=_path(adapter),
+        ctx_size=ctx_size, chat_template=_template(chat_template), threads=threads(), progress=progress,
     )  # fmt: skip
     return float(result["loss"])
 
@@ -66,8 +76,8 @@ def generate(
 ) -> list[str]:  # fmt: skip
     """The likeliest answer of `base` with `adapter` to each chat, at most `limit` tokens."""
     result = run_job(
-        "generate", base=str(base), chats=_plain(chats), limit=limit, adapter=str(adapter) if adapter else None,
-        chat_template=chat_template, threads=threads(), progress=progress,
+        "generate", base=_path(base), chats=_plain(chats), limit=limit, adapter=_path(adapter),
+        chat_template=_template(chat_template), threads=threads(), progress=progress,
     )  # fmt: skip
     return [str(answer) for answer in result["answers"]]
 
@@ -76,6 +86,6 @@ def quantize(source: Path, target: Path, kind: str, progress: Progress | None = 
     """Write the F16 file `source` as `target`, of type `kind`, whole or not at all."""
     with replacing_path(target) as temporary:
         run_job(
-            "quantize", source=str(source), target=str(temporary), type=check_quantization(kind), threads=threads(),
+            "quantize", source=_path(source), target=_path(temporary), type=check_quantization(kind), threads=threads(),
             progress=progress,
         )  # fmt: skip

@@ -22,9 +22,14 @@ OPERATIONS: Final = 113
 #: Said of every adapter tensor at every row: a run of hours would fill the disk with it.
 CHATTER: Final = "LoRA filter: "
 
+#: GGML_LOG_LEVEL_ERROR.
+ERROR: Final = 4
+#: Said after the reason.
+EMPTY_WORDS: Final = "failed to load model\n"
+
 
 class Library:
-    """All functions of `abi.FUNCTIONS` as attributes. Its log goes to stderr, and through `listen`."""
+    """All functions of `abi.FUNCTIONS` as attributes. Its log goes to stderr, and through `listen`; see `complaint`."""
 
     def __init__(self, engine: Engine) -> None:
         try:
@@ -35,6 +40,7 @@ class Library:
                 setattr(self, name, function)
         except (OSError, AttributeError) as error:
             raise EngineError(f"The engine's library does not load ({error}): run /finetune setup --again.") from error
+        self._complaint = ""
         self._listeners: list[Callable[[str], None]] = []
         self._log = LOG_CALLBACK(self._on_log)
         self._abort = ABORT_CALLBACK(self._on_abort)
@@ -59,10 +65,17 @@ class Library:
         """Call `listener` with every line of the library's log."""
         self._listeners.append(listener)
 
-    def _on_log(self, _level: int, text: bytes, _user: Any) -> None:
+    @property
+    def complaint(self) -> str:
+        """What the library gave last as the reason of a failure, to put in brackets."""
+        return self._complaint.partition(": ")[2] or self._complaint or "it does not say why"
+
+    def _on_log(self, level: int, text: bytes, _user: Any) -> None:
         line = text.decode("utf-8", "replace")
         if line.startswith(CHATTER):
             return
+        if level == ERROR and not line.endswith(EMPTY_WORDS):
+            self._complaint = line.strip()
         sys.stderr.write(line)
         for listener in self._listeners:
             listener(line)

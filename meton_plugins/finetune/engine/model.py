@@ -29,7 +29,7 @@ class Model:
         params.vocab_only = vocab_only
         self.handle = library.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
-            raise EngineError(f"The engine cannot load {path.name}: see the log for its reason.")
+            raise EngineError(f"The engine cannot load {path.name} ({library.complaint}): use another version of it.")
         self.vocab = library.llama_model_get_vocab(self.handle)
         self.size: int = library.llama_vocab_n_tokens(self.vocab)
         bos = library.llama_vocab_bos(self.vocab)

@@ -8,10 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from .. import errors
 from ..errors import EngineError
@@ -24,7 +25,9 @@ Event = dict[str, Any]
 #: The plugin's parent folder, in which `meton_plugins` lies.
 _ROOT: Final = Path(__file__).resolve().parents[3]
 #: What the library says last before it aborts.
-_REASON: Final = re.compile(r"(ABORT|GGML_ASSERT|error|terminate)", re.IGNORECASE)
+_REASON: Final = re.compile(r"(ABORT:|GGML_ASSERT|[Ee]rror|ERROR|terminat)")
+#: Folders of the machine that built the library, in its asserts.
+_BUILD_PATH: Final = re.compile(r"/\S*/")
 #: Enough of the log for its last words.
 _TAIL: Final = 8192
 
@@ -44,13 +47,14 @@ class Child:
 
     def __init__(self, job: dict[str, Any], log: Path | None = None, engine: Engine | None = None) -> None:
         engine = engine or installed()
-        self.log = log
-        self._errors = log.open("ab") if log else None
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+        self._errors: IO[bytes] = log.open("ab+") if log else tempfile.TemporaryFile("w+b")  # noqa: SIM115
+        self._start = self._errors.seek(0, os.SEEK_END)
+        # Without GGML_NO_BACKTRACE an assert starts a debugger, where there is one.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1", "GGML_NO_BACKTRACE": "1"}
         self.process = subprocess.Popen(
             bootstrap("meton_plugins.finetune.engine.child"),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors or subprocess.DEVNULL,
-            env=environment, cwd=engine.folder, text=True, encoding="utf-8",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env=environment, cwd=engine.folder, text=True, encoding="utf-8", errors="replace",
         )  # fmt: skip
         described = {**vars(engine), "folder": str(engine.folder)}
         self.send(json.dumps({**job, "engine": described}))
@@ -85,9 +89,8 @@ class Child:
         assert self.process.stdout is not None
         failure: Event | None = None
         for line in self.process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:  # the last line of a killed child
+            event = _read(line)
+            if event is None:
                 continue
             if event["event"] == "error":
                 failure = event
@@ -95,19 +98,30 @@ class Child:
                 yield event
         code = self.process.wait()
         if failure is not None:
-            kind = getattr(errors, failure.get("kind", ""), EngineError)
-            raise kind(failure["message"])
+            raise _KINDS.get(str(failure.get("kind")), EngineError)(str(failure.get("message")))
         if code:
-            raise EngineError(_explain(code, self._last_words()), log=self._last_words())
+            words = self._last_words()
+            raise EngineError(_explain(code, words), log=words)
 
     def _last_words(self) -> str:
-        if self.log is None:
-            return ""
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _TAIL))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+        end = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(self._start, end - _TAIL))  # not the words of an earlier attempt
+        lines = self._errors.read().decode("utf-8", "replace").splitlines()
         telling = [line.strip() for line in lines if _REASON.search(line)]
-        return telling[-1][:300] if telling else ""
+        return _BUILD_PATH.sub("", telling[-1])[:300] if telling else ""
+
+
+#: Errors by the name that the child gives.
+_KINDS: Final = {name: getattr(errors, name) for name in errors.__all__}
+
+
+def _read(line: str) -> Event | None:
+    """The event on `line`; None for the half line of a killed child, or what is none of ours."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 def _explain(code: int, words: str) -> str:
@@ -135,4 +149,6 @@ def run_job(
                 progress(event["done"], event["total"])
             elif event["event"] == "result":
                 result = event
+    if not result:
+        raise EngineError("The engine ended without a result: run it again, and report it if it stays so.")
     return result

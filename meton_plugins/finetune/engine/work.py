@@ -95,7 +95,7 @@ def quantize(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
 
     library.listen(listen)
     if library.llama_model_quantize(job["source"].encode(), job["target"].encode(), C.byref(params)):
-        raise EngineError(f"The engine could not quantize to {job['type']}: is the disk full? See the log.")
+        raise EngineError(f"The engine could not quantize to {job['type']} ({library.complaint}): is the disk full?")
     emit("result")
 
 
