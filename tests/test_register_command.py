@@ -161,7 +161,7 @@ def test_a_file_by_its_path(host: RecordingHost, tmp_path: Path) -> None:
 
 def test_no_config(host: RecordingHost, exported: Path) -> None:
     host.slots = None
-    assert run(host, "house --slot primary --yes") == 2
+    assert run(host, "house --slot primary --yes") == 1
     assert "serve.config in settings.toml" in host.output
     assert run(host, "list") == 0
 

@@ -22,7 +22,7 @@ from support.runs import SETTINGS, Bench, Ingredients, children, gone, over, rea
 
 from meton_plugins.finetune import __version__
 from meton_plugins.finetune.engine.package import VERSION, find
-from meton_plugins.finetune.errors import BusyError, DataError, EngineError, NotFound, UsageError
+from meton_plugins.finetune.errors import BusyError, DataError, EngineError, FinetuneError, NotFound, UsageError
 from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
 from meton_plugins.finetune.paths import append_json, engine_dir, training_lock, write_json
 from meton_plugins.finetune.train.launch import ask, start
@@ -298,9 +298,9 @@ def test_stop_keeps_what_there_is(bench: Bench) -> None:
     assert run.adapter("last").is_file()
     assert run.adapter("best").is_file()
     assert json.loads((run.folder / "done").read_text())["status"] == "stopped"
-    with pytest.raises(UsageError, match="one is stopped: start a new one"):
+    with pytest.raises(FinetuneError, match="one is stopped: start a new one"):
         start(run)
-    with pytest.raises(UsageError, match=r"one is not training \(it is stopped\)"):
+    with pytest.raises(FinetuneError, match=r"one is not training \(it is stopped\)"):
         ask(run, "stop")
 
 

@@ -26,13 +26,18 @@ __all__ = ["TOOLS", "Tool", "make"]
 
 #: Longest answer handed to a model, in characters.
 LONGEST: Final = 4000
+#: Longest value of an argument, in characters: a name, a number, a path.
+LONGEST_VALUE: Final = 200
 #: An agent sends this where it has nothing to send.
 NOTHING: Final = ("", "ANSWER:", "{}", "none", "null")
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool over one verb. `words` are positional arguments, `flags` are options, by the names a model may use."""
+    """A tool over one verb. `words` are positional arguments, `flags` are options, by the names a model may use.
+
+    `needs`: the first word must be there; the user is not asked about a command that cannot be run.
+    """
 
     name: str
     description: str
@@ -43,6 +48,7 @@ class Tool:
     flags: tuple[str, ...] = ()
     switches: tuple[str, ...] = ()
     does: str = ""
+    needs: bool = False
 
 
 TOOLS: Final = (
@@ -55,7 +61,7 @@ TOOLS: Final = (
     Tool("models_list", "List the tuned models. No input.", Effect.READ, "/model-register", "list"),
     Tool(
         "rate_answer", 'Rate the last answer, if the user wants it. Input: {"score": "1..5"}', Effect.WRITE, "/dataset",
-        "rate", words=("score",), does="rate the last answer",
+        "rate", words=("score",), does="rate the last answer", needs=True,
     ),
     Tool(
         "dataset_build", 'Freeze rated answers into a dataset. Input: {"filter_keyword": "..."} or nothing',
@@ -76,12 +82,12 @@ TOOLS: Final = (
     ),
     Tool(
         "model_register", 'Make an Ollama model of a run. Input: {"run": "run-1"}', Effect.LONG_RUNNING,
-        "/model-register", "add", words=("run",), does="make an Ollama model",
+        "/model-register", "add", words=("run",), does="make an Ollama model", needs=True,
     ),
     Tool(
         "model_promote", 'Put a model into a slot. Input: {"model": "name:tag", "slot": "primary"}', Effect.WRITE,
         "/model-register", "promote", words=("model",), flags=("slot",), switches=("--yes",),
-        does="change the model that answers you",
+        does="change the model that answers you", needs=True,
     ),
     Tool(
         "model_rollback", 'Put the model before back into a slot. Input: {"slot": "primary"}', Effect.WRITE,
@@ -115,20 +121,25 @@ def _use(host: Host, tool: Tool, text: str, commands_for: Callable[[Host], Mappi
             return "Not done: the user said no."
     quiet = _Captured(host)
     code = commands_for(quiet)[tool.command].run(line)
-    said = quiet.said()[:LONGEST] or "Done."
+    said = quiet.said() or "Done."
+    said = said if len(said) <= LONGEST else f"{said[: LONGEST - 2]} …"
     # An agent tries again what begins with this mark, so only input that it can mend keeps it.
     return said if code == 2 else said.removeprefix("✗ ")
 
 
 def _words(tool: Tool, text: str) -> list[str]:
-    given = _arguments(tool, text)
-    words = [str(given[name]) for name in tool.words if given.get(name) not in (None, "")]
-    if any(word.startswith("-") for word in words):
-        raise ValueError(f"{tool.name} takes {', '.join(tool.words)}, not an option.")
-    for name in tool.flags:
-        if given.get(name) not in (None, ""):
-            words.append(f"--{name.replace('_', '-')}={given[name]}")
-    return [*words, *tool.switches]
+    given = {name: str(value) for name, value in _arguments(tool, text).items() if value not in (None, "")}
+    for name, value in given.items():
+        # The user is shown these words and agrees to them: they must be what they seem.
+        if len(value) > LONGEST_VALUE or not value.isprintable():
+            raise ValueError(f"{tool.name} takes a short {name} in one line.")
+        if name in tool.words and value.startswith("-"):
+            raise ValueError(f"{tool.name} takes {', '.join(tool.words)}, not an option.")
+    if tool.needs and tool.words[0] not in given:
+        raise ValueError(f"{tool.name} needs {tool.words[0]}: {tool.description.partition('Input: ')[2]}.")
+    words = [given[name] for name in tool.words if name in given]
+    flags = [f"--{name.replace('_', '-')}={given[name]}" for name in tool.flags if name in given]
+    return [*words, *flags, *tool.switches]
 
 
 def _arguments(tool: Tool, text: str) -> dict[str, Any]:
@@ -145,7 +156,7 @@ def _arguments(tool: Tool, text: str) -> dict[str, Any]:
         unknown = [name for name in values if name not in known]
         if unknown:
             raise ValueError(f"{tool.name} takes {', '.join(known)}, not {unknown[0]!r}.")
-        if any(not isinstance(value, str | int | float) for value in values.values()):
+        if any(isinstance(value, bool | list | dict) for value in values.values()):
             raise ValueError(f"{tool.name} takes plain values for {', '.join(known)}.")
         return dict(values)
     return {known[0]: bare.strip("\"'")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ...host.api import Command
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..paths import Home
 from ..settings import Settings, TrainSettings, load
 from .edge import guarded, note, say, show_json
@@ -151,7 +151,7 @@ def _base(host: Host, settings: Settings, options: argparse.Namespace) -> Base:
         size = f"{2 * info.parameters / 2**30:.1f} GB"
         question = f"{base.path.name} is BF16, which cannot be trained on. Make an F16 copy ({size})?"
         if not host.ask(question):
-            raise UsageError(f"A BF16 base needs an F16 copy ({size}): add --f16-copy to make one.")
+            raise ModelError(f"A BF16 base needs an F16 copy ({size}): add --f16-copy to make one.")
     return base
 
 

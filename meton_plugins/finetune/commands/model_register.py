@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ...host.api import Command
-from ..errors import ServerError, UsageError
+from ..errors import ConfigError, ServerError, UsageError
 from ..paths import Home
 from ..serve.history import History
 from ..serve.names import full_name
@@ -250,7 +250,7 @@ def _server(host: Host) -> Server:
 
 def _store(host: Host) -> SlotStore:
     if host.slots is None:
-        raise UsageError(
+        raise ConfigError(
             "No config.yaml is known here: name it as serve.config in settings.toml, or work inside Meton."
         )
     return host.slots

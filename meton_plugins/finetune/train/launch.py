@@ -15,7 +15,7 @@ from typing import Final
 from filelock import Timeout
 
 from ..engine.process import bootstrap
-from ..errors import BusyError, EngineError, UsageError
+from ..errors import BusyError, EngineError, FinetuneError
 from .lock import WAIT, start_lock, who_trains
 from .record import State
 from .runs import Run
@@ -50,7 +50,7 @@ def begin(runs: Path, create: Callable[[], Run]) -> tuple[Run, State]:
 def start(run: Run) -> State:
     """Start, or go on with, `run` in a detached worker; its state once the worker lives."""
     if run.done:
-        raise UsageError(f"The run {run.name} is {run.state.status}: start a new one.")
+        raise FinetuneError(f"The run {run.name} is {run.state.status}: start a new one.")
     if run.alive and not _ended(run):
         raise BusyError(f"The run {run.name} is at work already: see /finetune watch {run.name}.")
     with _alone(run.folder.parent):
@@ -118,5 +118,5 @@ def _launch(run: Run) -> State:
 def ask(run: Run, want: str) -> None:
     """Ask the worker of `run` to `stop` (keep the best so far) or `pause`; it does so after the step it is in."""
     if not run.alive:
-        raise UsageError(f"The run {run.name} is not training (it is {run.status}).")
+        raise FinetuneError(f"The run {run.name} is not training (it is {run.status}).")
     run.control(want)
