@@ -18,11 +18,9 @@ import pytest
 from conftest import BaseMaker
 from gguf import GGUFReader
 from support.models import make_base, rewrite
+from support.teaching import CHAT, TAUGHT, trained_adapter
 
 from meton_plugins.finetune.engine import jobs, process, work
-from meton_plugins.finetune.engine.adamw import AdamW
-from meton_plugins.finetune.engine.checkpoint import save_adapter
-from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.model import Decoder, Model
 from meton_plugins.finetune.engine.package import Engine
@@ -34,8 +32,6 @@ from meton_plugins.finetune.gguf.rows import build_rows
 from meton_plugins.finetune.turn import Message
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAT = [{"role": "user", "content": "the sky?"}]
-TAUGHT = [*CHAT, {"role": "assistant", "content": "the blue"}]
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
@@ -326,20 +322,6 @@ def test_bootstrap_knows_the_packages_and_us_alone(hostile: Path) -> None:
 
 
 # The jobs
-
-
-def trained_adapter(library: Library, base: Path, folder: Path, steps: int = 40) -> Path:
-    """An adapter that has learned TAUGHT."""
-    path = folder / "a.gguf"
-    with Model(library, base) as model:
-        rows, _ = build_rows([("a", TAUGHT)], template_for(inspect(base), None), model, 128)
-        with RowTrainer(model, 64, 1, Adapter(rank=4, alpha=8)) as trainer:
-            optimizer = AdamW()
-            for _ in range(steps):
-                _, gradients = trainer.gradients(rows[0].tokens, rows[0].trained)
-                optimizer.step(trainer.weights(), gradients, 1e-2)
-            save_adapter(trainer, path)
-    return path
 
 
 def dataset(path: Path, *chats: list[dict[str, str]]) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ModelError
+from .full_disk import plain_errors
 from .inspect import open_gguf
 
 __all__ = ["tidy"]
@@ -33,8 +34,9 @@ def tidy(source: Path, target: Path) -> None:
         for tensor in sorted(reader.tensors, key=lambda tensor: tensor.name):
             if ".bias.lora_" not in tensor.name:
                 writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        with plain_errors(target):
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
     finally:
         writer.close()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..errors import ModelError
 from ..paths import replacing_path
+from .full_disk import plain_errors
 from .inspect import open_gguf
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _rewrite(source: GGUFReader, out: Path, deltas: dict[str, Delta], progress: 
     from gguf import GGMLQuantizationType, GGUFWriter
 
     architecture = _text(source, "general.architecture")
-    with replacing_path(out) as temporary:
+    with plain_errors(out), replacing_path(out) as temporary:
         writer = GGUFWriter(temporary, architecture)
         _copy_metadata(source, writer)
         halves = {t.name: len(t.shape) > 1 for t in source.tensors}
@@ -119,7 +120,7 @@ def _copy_metadata(source: GGUFReader, writer: GGUFWriter) -> None:
 
     for key, entry in source.fields.items():
         # The writer adds its own header and architecture; the type of the file is no longer the base's.
-        if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type"):
+        if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type", "general.alignment"):
             continue
         value: Any = entry.contents()
         kind = entry.types[0]
@@ -128,6 +129,8 @@ def _copy_metadata(source: GGUFReader, writer: GGUFWriter) -> None:
             continue  # the format cannot say what an empty array would hold
         writer.add_key_value(key, value, kind, inner)
     writer.add_file_type(1)
+    if "general.alignment" in source.fields:
+        writer.add_custom_alignment(source.alignment)  # the key alone would leave the tensors where they are not
 
 
 def _halved(tensor: ReaderTensor, delta: Delta | None) -> npt.NDArray[np.float16]:
