@@ -92,14 +92,6 @@ def test_merged_logits_are_those_of_base_and_adapter(
     out = tmp_path / "m.gguf"
     assert merge(path, adapter, out) == 7 * inspect(path).layers
     together = logits(library, path, adapter)
-    print(
-        "DIFF",
-        architecture,
-        kind,
-        np.abs(logits(library, out) - together).max(),
-        np.abs(together).max(),
-        np.abs(logits(library, path) - together).max(),
-    )
     assert np.abs(logits(library, out) - together).max() < tolerance
     assert np.abs(logits(library, path) - together).max() > 4 * tolerance  # the adapter does something
 

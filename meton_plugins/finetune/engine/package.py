@@ -72,9 +72,9 @@ def find() -> Engine | None:
     try:
         values = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         engine = Engine(folder=folder, **values)
+        whole = engine.library_path.is_file() and engine.backend_path.is_file()
     except (OSError, ValueError, TypeError):
         return None
-    whole = engine.library_path.is_file() and engine.backend_path.is_file()
     return engine if whole and engine.version == VERSION and engine.integrity == INTEGRITY else None
 
 

