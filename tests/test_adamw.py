@@ -115,6 +115,17 @@ def test_zero_gradient_is_no_division_by_zero() -> None:
     np.testing.assert_allclose(weights["a"], 0.95, rtol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_gradient_that_is_no_number_changes_nothing(bad: float) -> None:
+    weights = {"a": np.ones(4, dtype=np.float32), "b": np.ones(4, dtype=np.float32)}
+    optimizer = AdamW()
+    gradient = {"a": np.ones(4, dtype=np.float32), "b": np.array([1, bad, 1, 1], dtype=np.float32)}
+    assert not np.isfinite(optimizer.step(weights, gradient, 0.1))
+    assert optimizer.steps == 0
+    for values in weights.values():
+        np.testing.assert_array_equal(values, 1)
+
+
 def test_state_goes_on_bit_by_bit() -> None:
     def batches(seed: int, count: int) -> list[dict[str, Array32]]:
         random = np.random.default_rng(seed)

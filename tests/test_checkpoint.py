@@ -220,13 +220,30 @@ def test_validation_and_best(uninterrupted: Uninterrupted) -> None:
     assert (events[-1]["best_loss"], events[-1]["best_step"]) == (best["loss"], best["step"])
 
 
-def test_loss_that_is_no_number_ends_the_training(
-    attempts: Callable[..., Attempts], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_no_number_ends_the_training_and_spoils_nothing(
+    attempts: Callable[..., Attempts], uninterrupted: Uninterrupted, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
+    real, steps = RowTrainer.gradients, 0
+
+    def gradients(self: RowTrainer, *row: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        loss, made = real(self, *row)
+        if steps == 7:
+            next(iter(made.values()))[0] = float("nan")
+            return (float("nan") if what == "loss" else loss), made
+        return loss, made
+
     run = attempts()
-    monkeypatch.setattr(RowTrainer, "gradients", lambda self, *row: (float("nan"), {}))
-    with pytest.raises(EngineError, match=r"no longer a number at step 1.*halve --learning-rate \(now 0\.01\)\.$"):
+    monkeypatch.setattr(RowTrainer, "gradients", gradients)
+    with pytest.raises(EngineError, match=r"no longer a number at step 7.*halve --learning-rate \(now 0\.01\)\.$"):
         run.attempt()
+    newest = checkpoint.latest(run.folder / "checkpoints")
+    assert newest is not None
+    assert newest.name == "step_00000006"
+    run.attempt()
+    assert run.results == uninterrupted()[1]
 
 
 class Weights:

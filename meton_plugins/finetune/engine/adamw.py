@@ -5,6 +5,8 @@ Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,8 +43,10 @@ class AdamW:
         self.second: Arrays = {}
 
     def step(self, weights: Arrays, gradients: Arrays, learning_rate: float) -> float:
-        """One update; the gradient's norm before clipping."""
+        """One update; the gradient's norm before clipping. Where that is no number, nothing is changed."""
         norm = float(np.sqrt(sum(float(np.dot(g, g)) for g in gradients.values())))
+        if not math.isfinite(norm):
+            return norm
         scale = np.float32(min(1.0, self.max_norm / norm) if self.max_norm and norm else 1.0)
         self.steps += 1
         b1, b2 = np.float32(self.beta1), np.float32(self.beta2)

@@ -153,17 +153,17 @@ class Training:
         for index in picked:
             row = self.rows[index]
             loss, gradients = self.trainer.gradients(row.tokens, row.trained)
-            if not math.isfinite(loss):
-                raise EngineError(
-                    f"The loss is no longer a number at step {self.position.step + 1}: training diverged; "
-                    f"halve --learning-rate (now {settings.learning_rate:g})."
-                )
             parts.append((row.learned, gradients))
             total_loss += loss * row.learned
             learned += row.learned
             tokens += row.length
         rate = learning_rate(self.position.step, self.total, settings.learning_rate, settings.warmup)
         norm = self.optimizer.step(self.trainer.weights(), mean_gradient(parts), rate)
+        if not math.isfinite(total_loss + norm):
+            raise EngineError(
+                f"The loss is no longer a number at step {self.position.step + 1}: training diverged; "
+                f"halve --learning-rate (now {settings.learning_rate:g})."
+            )
         seconds = time.monotonic() - started
         self._speed = tokens / seconds if not self._speed else 0.9 * self._speed + 0.1 * tokens / seconds
         self.emit(
