@@ -342,7 +342,9 @@ def test_half_an_adapter_is_noticed(tmp_path: Path) -> None:
     # The library says yes when the disk was full.
     folder = tmp_path / "c"
     saved(folder, 5)
-    with pytest.raises(EngineError, match=r"^The adapter could not be written to .*: is the disk full\?$") as caught:
+    with pytest.raises(
+        EngineError, match=r"^The adapter could not be written to .*: make room, then resume\.$"
+    ) as caught:
         saved(folder, 6, Weights(half=True))
     assert isinstance(caught.value, FinetuneError)
     assert_usable(folder, 5)

@@ -108,7 +108,7 @@ def test_adapter_of_another_base(engine: Engine, library: Library, base: BaseMak
     ("kill", "words"),
     [
         (signal.SIGKILL, "The engine was killed, most likely because memory ran out: "
-         "use a smaller --ctx-size, then resume."),
+         "close other programs and resume."),
         (signal.SIGSEGV, "The engine crashed (SIGSEGV)."),
         (signal.SIGTERM, "The engine crashed (SIGTERM)."),
         (signal.SIGILL, "The engine used an instruction that this CPU lacks: run /finetune setup --again."),

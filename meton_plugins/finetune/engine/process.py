@@ -127,7 +127,7 @@ def _read(line: str) -> Event | None:
 def _explain(code: int, words: str) -> str:
     said = f" Its last words: {words}" if words else ""
     if code == -signal.SIGKILL:
-        return "The engine was killed, most likely because memory ran out: use a smaller --ctx-size, then resume."
+        return "The engine was killed, most likely because memory ran out: close other programs and resume."
     if code == -signal.SIGABRT:
         return f"The engine stopped itself (abort): its input or the memory was not what it expects.{said}"
     if code == -signal.SIGILL:
