@@ -92,6 +92,7 @@ def begin(cli: Any, checkout: Path, plugin: Mapping[str, Any]) -> Session | None
         session = Session(host)
         entry, _, function = str(plugin["entry_point"]).partition(":")
         getattr(importlib.import_module(entry), function)(host)
+        host.give_tools()
         recorder = Recorder(session.turn, lambda error: host.failed("recorder", error))
         recorder.main = cli.agent
         recorder.wrap(agents.MetonAgent, models.ModelManager)

@@ -53,11 +53,15 @@ class MetonHost:
         self.commands[command.name] = command
 
     def add_tool(self, tool: ToolSpec) -> None:
-        """Give the tool to Meton's agent."""
+        """Keep `tool` for `give_tools`: a plugin that fails half-way leaves nothing behind."""
+        self.tools[tool.name] = tool
+
+    def give_tools(self) -> None:
+        """Hand the tools to Meton's agent."""
         from .agent_tools import agent_tool
 
-        self.tools[tool.name] = tool
-        self.cli.agent.add_tool(agent_tool(tool, self._use))
+        for tool in self.tools.values():
+            self.cli.agent.add_tool(agent_tool(tool, self._use))
 
     def find(self, line: str) -> tuple[Command, str] | None:
         """The command that a typed line names, and the text after it; None where the line is Meton's."""
