@@ -83,6 +83,16 @@ class Library:
             hashes = {row[0] for row in connection.execute("SELECT sha256 FROM private_sessions")}
         return {session for session in sessions if digest(session) in hashes}
 
+    def taken_feedback(self) -> set[str]:
+        """Ids of the foreign ratings that were taken in."""
+        with self._reading() as connection:
+            return {row[0] for row in connection.execute("SELECT id FROM taken_feedback")}
+
+    def take_feedback(self, name: str) -> None:
+        """Note that a foreign rating was taken in."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO taken_feedback VALUES (?)", (name,))
+
     def rate(self, ids: Sequence[str], score: int) -> list[Example]:
         """Give examples a score from 1 to 5; NotFound, and nothing rated, where one of them is unknown."""
         with self._writing() as connection:
@@ -162,6 +172,14 @@ class Library:
             rows = connection.execute(query, (_one(connection, name).id,))
             fields = [column[0] for column in rows.description]
             return tuple(Call.model_validate(dict(zip(fields, row, strict=True))) for row in rows)
+
+    def same(self, question: str, answer: str) -> Example | None:
+        """The newest example with these very words, or None."""
+        where = "trim(question, char(9, 10, 13, 32)) = ? AND trim(answer, char(9, 10, 13, 32)) = ?"
+        query = f"SELECT {_COLUMNS} FROM examples WHERE {where} ORDER BY at DESC, rowid DESC LIMIT 1"
+        with self._reading() as connection:
+            row = connection.execute(query, (question.strip(), answer.strip())).fetchone()
+        return None if row is None else _example(row)
 
     def last_session(self) -> list[Example]:
         """The turns of the session that spoke last, newest first; empty where the library is."""
