@@ -46,7 +46,10 @@ def surface(meton: Path) -> list[Finding]:
     there = in_source(checked(meton))
     return [
         Finding(
-            "ok" if found else "bad", need.label, need.why, "" if found else "missing: Meton starts without the plugin"
+            "ok" if found else "bad",
+            ".".join(need.label.split(".")[-2:]),
+            need.why,
+            "" if found else "missing: Meton starts without the plugin",
         )
         for need, found in there.items()
     ]
