@@ -28,38 +28,42 @@ def attach(module: Any, checkout: str | Path, plugin: Mapping[str, Any]) -> None
 
 
 def _with_plugin(module: Any, base: Any, checkout: Path, plugin: Mapping[str, Any]) -> Any:
+    # Plugins may be stacked: each has an attribute of its own.
+    attribute = f"plugin_{plugin['id']}"
+
     class MetonCLI(base):  # type: ignore[misc]
         """Meton's, with a plugin."""
-
-        plugin_session: Session | None = None
 
         def initialize(self) -> bool:
             done = bool(super().initialize())
             if done:
-                session = self.plugin_session = begin(self, checkout, plugin)
+                session = begin(self, checkout, plugin)
+                setattr(self, attribute, session)
                 if session:
                     module.Prompt = _noticing(module.Prompt, session)
             return done
 
         def handle_command(self, command: str) -> bool:
-            session = self.plugin_session
+            session: Session | None = getattr(self, attribute, None)
             original = super().handle_command
             return bool(session.command(command, original) if session else original(command))
 
         def process_query(self, query: str) -> None:
-            session = self.plugin_session
+            session: Session | None = getattr(self, attribute, None)
             original = super().process_query
             session.query(query, original) if session else original(query)
 
         def display_help(self) -> None:
             super().display_help()
-            if self.plugin_session:
-                self.plugin_session.help()
+            session: Session | None = getattr(self, attribute, None)
+            if session:
+                session.help()
 
         def shutdown(self) -> None:
             super().shutdown()
-            if self.plugin_session:
-                self.plugin_session.end()
+            session: Session | None = getattr(self, attribute, None)
+            if session:
+                session.end()
 
     return MetonCLI
 

@@ -28,6 +28,8 @@ FAILED: Final = (
 )
 #: Said where the model gave no answer at all.
 EMPTY: Final = ("", "Task completed.", "Task completed successfully.", "No answer provided")
+#: Put before a tool's raw output where the model gave no answer.
+LOST: Final = "Task completed. "
 #: Messages before a turn that are handed over with it: what Meton itself keeps.
 CONTEXT: Final = 20
 
@@ -50,9 +52,6 @@ class _Open:
             turn = turn.parent
 
 
-_turn: contextvars.ContextVar[_Open | None] = contextvars.ContextVar("meton_plugins_turn", default=None)
-
-
 class Recorder:
     """Wraps Meton's classes. Each turn goes to `on_turn` when the outermost run has ended."""
 
@@ -61,6 +60,7 @@ class Recorder:
         self._on_error = on_error
         #: The agent of the user's own chat.
         self.main: Any = None
+        self._turn: contextvars.ContextVar[_Open | None] = contextvars.ContextVar("turn", default=None)
         self._undo: list[Callable[[], None]] = []
 
     def wrap(self, agent_class: Any, manager_class: Any) -> None:
@@ -73,7 +73,7 @@ class Recorder:
 
         @functools.wraps(get_llm)
         def heard_llm(manager: Any, *given: Any, **named: Any) -> Any:
-            llm, turn = get_llm(manager, *given, **named), _turn.get()
+            llm, turn = get_llm(manager, *given, **named), self._turn.get()
             if turn is None:
                 return llm
             model = (given[0] if given else named.get("model_name")) or manager.current_model
@@ -89,18 +89,18 @@ class Recorder:
         self._undo.clear()
 
     def _run(self, run: Callable[[], Any], agent: Any, user_input: str) -> Any:
-        turn = _Open(self._origin(agent), _turn.get())
+        turn = _Open(self._origin(agent), self._turn.get())
         try:
             messages = len(agent.conversation.messages)
             before = agent.conversation.get_messages(limit=CONTEXT)
         except Exception as error:
             self._on_error(error)
             return run()
-        token = _turn.set(turn)
+        token = self._turn.set(turn)
         try:
             result = run()
         finally:
-            _turn.reset(token)
+            self._turn.reset(token)
         try:
             self._ended(_finished(agent, turn, str(user_input), result, messages, before), turn)
         except Exception as error:  # the answer is there, and worth more than its record
@@ -111,7 +111,7 @@ class Recorder:
         if agent is self.main:
             return "agent"
         ours = self.main is not None and agent.model_manager is self.main.model_manager
-        return "sub-agent" if ours or _turn.get() is not None else "web"
+        return "sub-agent" if ours or self._turn.get() is not None else "web"
 
     def _ended(self, finished: FinishedTurn, turn: _Open) -> None:
         if turn.parent is not None:
@@ -156,7 +156,7 @@ def _finished(
         at=_zoned(question["timestamp"] if question else ""),
         question=str(question["content"]) if question else asked,
         answer=answer,
-        success=bool(result.get("success")) and bool(own) and not turn.failed and not _says_failed(answer),
+        success=bool(result.get("success")) and bool(own) and not turn.failed and not _says_failed(answer, own),
         model=own[-1].model if own else str(agent.model_manager.current_model),
         calls=tuple(turn.calls),
         tools=tuple(
@@ -168,7 +168,9 @@ def _finished(
     )
 
 
-def _says_failed(answer: str) -> bool:
+def _says_failed(answer: str, calls: list[ModelCall]) -> bool:
+    if answer.startswith(LOST):
+        return not any(LOST in call.completion for call in calls)
     return answer.strip() in EMPTY or answer.lstrip().startswith(FAILED)
 
 
