@@ -242,6 +242,13 @@ def test_an_agent_beside_the_chat_is_labelled(cli: Any, plugin: Plugin) -> None:
     assert [(turn.origin, turn.session) for turn in plugin.turns] == [("sub-agent", "task"), ("web", "page")]
 
 
+def test_a_commands_turn_is_heard_when_the_command_is_over(cli: Any, plugin: Plugin) -> None:
+    module = sys.modules["core.agent"]
+    task = module.MetonAgent(cli.config, cli.model_manager, type(cli.conversation)("task"))
+    cli.plugin_finetune.command("/agent run", lambda _: bool(task.run("a task")))
+    assert [turn.origin for turn in plugin.turns] == ["sub-agent"]
+
+
 def test_a_web_thread_and_the_chat_do_not_mix(cli: Any, plugin: Plugin) -> None:
     module = sys.modules["core.agent"]
     other = module.MetonAgent(cli.config, type(cli.model_manager)(cli.config), type(cli.conversation)("page"))

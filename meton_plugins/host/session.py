@@ -45,14 +45,10 @@ class Session:
     def query(self, text: str, original: Callable[[str], None]) -> None:
         """Let Meton answer; then tell the listeners, and show their lines."""
         with self._inside():
-            try:
-                original(text)
-            finally:
-                # Also when Ctrl-C ends the chat just after the answer.
-                self._hear()
+            original(text)
 
     def turn(self, turn: FinishedTurn) -> None:
-        """A turn has ended. Within a query it waits until its answer is on the screen."""
+        """A turn has ended. Within a query or a command it waits until the answer is on the screen."""
         self._waiting.append(turn)
         if not self._depth:
             self._hear()
@@ -118,6 +114,9 @@ class Session:
             yield
         finally:
             self._depth -= 1
+            # Also when Ctrl-C ends the chat just after the answer.
+            if not self._depth:
+                self._hear()
 
     def _refresh(self) -> None:
         """Before a query, and before a command that would write Meton's copy of the configuration over a swap."""
