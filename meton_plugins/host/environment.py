@@ -15,7 +15,10 @@ __all__ = ["Environment", "look", "orphans"]
 
 _ASK: Final = """
 import importlib.metadata, json, sys, sysconfig
-found = [(d.metadata["Name"], d.version, d.requires or []) for d in importlib.metadata.distributions()]
+found = [
+    (d.metadata["Name"], d.version, [text for text in d.requires or [] if "extra ==" not in text])
+    for d in importlib.metadata.distributions()
+]
 print(json.dumps([sys.version_info[:2], sysconfig.get_path("purelib"), sys.prefix, found]))
 """
 #: They come with an environment and are no packages of a program.
