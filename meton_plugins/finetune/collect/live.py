@@ -97,7 +97,10 @@ class LiveTurns:
         if self._problem is not None:
             lines.append(self._problem)
             self._problem = None
-        return lines + self._news()
+        try:
+            return lines + self._news()
+        except (FinetuneError, OSError):  # a run that is being deleted; the next prompt tries again
+            return lines
 
     def end(self) -> str | None:
         """What this session brought, in one line; None where it brought nothing."""
@@ -105,10 +108,13 @@ class LiveTurns:
         names = {kept.name for kept in self._turns if kept.name is not None}
         if not names:
             return None
-        with Library(self._home.library) as library:
-            found = [library.get(name) for name in sorted(names)]
-            counts = library.counts()
-            time = self._minutes(library)
+        try:
+            with Library(self._home.library) as library:
+                found = [library.get(name) for name in sorted(names)]
+                counts = library.counts()
+                time = self._minutes(library)
+        except FinetuneError:
+            return None
         rated = sum(example.score is not None for example in found)
         usable = sum(example.status == "usable" for example in found)
         line = f"{rated} rated, {usable} usable; {counts.examples} in the library"
