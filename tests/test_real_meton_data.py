@@ -47,6 +47,32 @@ def python(request: pytest.FixtureRequest) -> str:
     pytest.skip(reason)
 
 
+def _shell(*words: object) -> None:
+    """meton-finetune, as a user's shell starts it."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("METON_FINETUNE_HOME", "OLLAMA_HOST")}
+    command = [sys.executable, "-m", "meton_plugins.finetune", *map(str, words)]
+    env = {**kept, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _clone(to: Path) -> Path:
+    """A checkout whose file tool may read inside it."""
+    subprocess.run(["git", "clone", "-q", os.environ["METON_HOME"], str(to)], check=True)
+    config = to / "config.yaml"
+    config.write_text(config.read_text().replace("/media/development/projects/", str(to)))
+    return to
+
+
+@pytest.fixture(scope="module")
+def equipped(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The interpreter with the packages that the plugin needs beside Meton's."""
+    checkout = _clone(tmp_path_factory.mktemp("equipped") / "Meton")
+    _shell("install", "--meton", checkout, "--python", python)
+    yield python
+    _shell("uninstall", "--meton", checkout, "--python", python)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[ChatServer]:
     with chat_server() as running:
@@ -80,12 +106,8 @@ class Talk:
 
 
 @pytest.fixture
-def talk(python: str, server: ChatServer, tmp_path: Path) -> Talk:
-    checkout = tmp_path / "Meton"
-    subprocess.run(["git", "clone", "-q", os.environ["METON_HOME"], str(checkout)], check=True)
-    config = checkout / "config.yaml"
-    config.write_text(config.read_text().replace("/media/development/projects/", str(checkout)))
-    return Talk(checkout, python, server)
+def talk(equipped: str, server: ChatServer, tmp_path: Path) -> Talk:
+    return Talk(_clone(tmp_path / "Meton"), equipped, server)
 
 
 def test_turns_are_kept_rated_fixed_and_trained_call_by_call(talk: Talk, tmp_path: Path) -> None:
