@@ -90,7 +90,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._send({"error": "scripted failure"}, said)
             return
         text = {"message": {"role": "assistant", "content": said}} if chat else {"response": said}
-        self._send({"model": name, "created_at": "2026-11-22T00:00:00Z", "done": True, "done_reason": "stop", **text})
+        self._send(
+            {
+                "model": name,
+                "created_at": "2026-11-22T00:00:00Z",
+                "done": True,
+                "done_reason": "stop",
+                "eval_count": 8,
+                **text,
+            }
+        )
 
     def _send(self, value: Any, status: int = 200) -> None:
         data = json.dumps(value).encode() + b"\n"
