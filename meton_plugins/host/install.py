@@ -58,6 +58,7 @@ def install(checkout: Path, python: Path, plugin: Mapping[str, Any], requirement
         raise HostError(f"{found.site} cannot be written ({error.strerror}): {_whose(python)}.") from error
     # Written last: from here on the checkout loads the plugin.
     marker.write_text(json.dumps({**plugin, "root": str(root())}, indent=1) + "\n", encoding="utf-8")
+    marker.chmod(0o600)
     packages = ", ".join(f"{name} {version}" for name, version in sorted(added.items()))
     return [
         f"packages added to {found.prefix}: {packages or 'none'} (no version changed)",
