@@ -4,11 +4,12 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TESTS ?= tests
 
-.PHONY: help demo test check lint ollama lock manifest clean
+.PHONY: help demo test test-meton check lint ollama lock manifest clean
 
 help:
 	@echo "make demo      the main job, from rated answers to a swapped model, on a tiny base"
 	@echo "make test      lint, types and tests"
+	@echo "make test-meton  tests inside a real Meton checkout, METON_HOME=PATH, in three environments of their own"
 	@echo "make ollama    install a real Ollama into .cache/ (needs Go 1.26 or newer), for demo and tests"
 	@echo "make manifest  write plugin.toml's lists anew after a change of commands, tools or settings"
 	@echo "make lock      resolve requirements/dev.in anew into requirements/dev.lock (needs uv)"
@@ -24,6 +25,9 @@ demo: $(READY)
 test: $(READY) lint ollama
 	@$(PY) -m meton_plugins.finetune finetune setup
 	@REQUIRE_ENGINE=1 $(PY) -m pytest $(TESTS)
+
+test-meton: $(READY)
+	@$(PY) tools/test_meton.py
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

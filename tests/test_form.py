@@ -7,6 +7,7 @@ import re
 import pytest
 
 from meton_plugins.finetune import form
+from meton_plugins.finetune.form import Step, divide, parse, render, score
 from meton_plugins.finetune.turn import Message, ToolUse
 
 ANSWERS = {
@@ -100,3 +101,38 @@ def test_the_prompt_is_short_and_holds_all() -> None:
     assert "- reader: 42 lines" in text
     assert text.index("Recent Conversation") < text.index("User Query") < text.index("reader")
     assert "Recent Conversation" not in form.prompt("Why?")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step("I look.", "file_operations", '{"action": "read",\n "path": "x"}', ""),
+        Step("I know.", None, "", "Two\nlines. ACTION: is a word here."),
+    ],
+    ids=["tool", "answer"],
+)
+def test_a_rendered_step_is_read_back(step: Step) -> None:
+    text = render(step)
+    assert parse(text) == step
+    assert score(text) == 1.0
+
+
+def test_an_answer_beside_a_tool_is_dropped() -> None:
+    assert render(Step("t", "ls", "{}", "made up")) == "THOUGHT: t\nACTION: ls\nACTION_INPUT: {}\nANSWER:"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "Recent Conversation:\nUSER: hi\n\nUser Query: hi",
+        "User Query: hi",
+        "━━━━\nRELEVANT MEMORIES (from previous sessions):\n━━━━\n  • x\n\nRecent Conversation:",
+        "Previous Thoughts:\n1. look",
+    ],
+    ids=["context", "query", "memories", "thoughts"],
+)
+def test_instructions_are_told_from_the_rest(own: str) -> None:
+    instructions = "You are Meton.\n" * 200 + "\n\n"
+    assert divide(instructions + own) == (instructions, own)
+    assert divide(own) == ("", own)
+    assert divide("You are someone else. " * 200) == ("", "You are someone else. " * 200)

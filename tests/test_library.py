@@ -10,15 +10,17 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meton_plugins.finetune.errors import DataError, NotFound, UsageError
 from meton_plugins.finetune.library import Library
-from meton_plugins.finetune.library.records import score_of
-from meton_plugins.finetune.library.schema import VERSION
-from meton_plugins.finetune.turn import Message, ToolUse, Turn
+from meton_plugins.finetune.library.records import identity, score_of
+from meton_plugins.finetune.library.schema import MIGRATIONS, VERSION, backup_of
+from meton_plugins.finetune.turn import Call, Message, ToolUse, Turn
 
 ROOT = Path(__file__).parent.parent
 
@@ -212,3 +214,127 @@ def test_kill_9_loses_no_acknowledged_rating(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+def asked(number: int, instructions: str = "be Meton " * 7000, **more: object) -> Call:
+    return Call.model_validate(
+        {"instructions": instructions, "prompt": f"User Query: {number}", "completion": f"ANSWER: {number}", **more}
+    )
+
+
+def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_calls_are_kept_and_their_instructions_stored_once(library: Library) -> None:
+    calls = (asked(1), asked(2, origin="subagent"), asked(3, instructions="", model="m:7b"))
+    ids, _ = library.add([turn(n, calls=calls) for n in range(20)])
+    assert library.calls(ids[7]) == calls
+    assert calls[0].whole == "be Meton " * 7000 + "User Query: 1"
+    assert rows(library.path, "SELECT count(*) FROM instructions") == [(1,)]
+    library.close()
+    assert library.path.stat().st_size < 3 * 63_000
+    by_id = {e.id: e.steps for e in library.find(steps=True)}
+    assert by_id[ids[3]] == ("ANSWER: 1", "ANSWER: 3")
+    assert {e.steps for e in library.find()} == {()}
+
+
+@pytest.mark.parametrize("first", ["file", "live"])
+def test_a_turn_heard_and_found_in_a_file_is_one(library: Library, first: str) -> None:
+    live = turn(1, calls=(asked(1),), tools=(ToolUse(name="t", input="{}", output="o"),))
+    file = turn(1, tools=(ToolUse(name="t", output="o"),)).model_copy(update={"at": "2026-03-02T09:01:00.004213"})
+    order = [file, live] if first == "file" else [live, file]
+    assert library.take(order[0]) == library.take(order[1])
+    [example] = library.find()
+    assert library.calls(example.id) == live.calls
+    assert example.tools == live.tools
+
+
+@pytest.mark.parametrize(
+    ("label", "score", "correction", "status"),
+    [
+        ({"failure": "the agent failed"}, None, None, "rejected"),
+        ({"failure": "the agent failed"}, 5, None, "rejected"),
+        ({"failure": "the agent failed"}, None, "Mine.", "usable"),
+        ({"origin": "subagent"}, None, None, "candidate"),
+    ],
+)
+def test_labels_decide_the_status(
+    library: Library, label: dict[str, str], score: int | None, correction: str | None, status: str
+) -> None:
+    [name], _ = library.add([turn(1, **label)])
+    if score:
+        library.rate([name], score)
+    if correction:
+        library.fix(name, correction)
+    example = library.get(name)
+    assert (example.status, example.failure, example.origin) == (
+        status,
+        label.get("failure"),
+        label.get("origin", "agent"),
+    )
+    counts = library.counts()
+    assert {"usable": counts.usable, "candidate": counts.candidates, "rejected": counts.rejected}[status] == 1
+
+
+def test_private_sessions_are_known_by_hash_only(library: Library) -> None:
+    library.keep_out("s1")
+    library.keep_out("s1")
+    assert library.kept_out(["s1", "s2"]) == {"s1"}
+    library.close()
+    assert b"s1" not in library.path.read_bytes()
+
+
+def old_library(path: Path, version: int, turns: int = 3) -> None:
+    """A library as that version made it."""
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for step in MIGRATIONS[:version]:
+            for statement in step:
+                connection.execute(statement)
+        for number in range(turns):
+            one = turn(number)
+            connection.execute(
+                "INSERT INTO examples (id, identity, session, at, source, question, answer, context, tools, score,"
+                " added_at) VALUES (?, ?, ?, ?, 'meton', ?, ?, '[]', '[]', ?, '')",
+                (identity(one)[:10], identity(one), one.session, one.at, one.question, one.answer, number + 3),
+            )
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.commit()
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_an_older_library_is_copied_and_upgraded(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "home" / "library.db"
+    old_library(path, version)
+    with Library(path) as library:
+        assert sorted(e.score or 0 for e in library.find()) == [3, 4, 5]
+        assert library.add([turn(n, calls=(asked(n),)) for n in range(4)])[1] == 3
+        assert all(library.calls(e.id) for e in library.find())
+    copy = path.with_name(f"library.v{version}.db")
+    assert copy == backup_of(path, version)
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert rows(copy, "PRAGMA user_version") == [(version,)]
+    assert rows(copy, "SELECT count(*), sum(score) FROM examples") == [(3, 12)]
+    assert rows(path, "PRAGMA user_version") == [(VERSION,)]
+    assert {p.name for p in path.parent.glob("*tmp*")} == set()
+
+
+def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "home" / "library.db"
+    old_library(path, 1)
+    broken = (MIGRATIONS[0], (*MIGRATIONS[1], "CREATE NONSENSE"))
+    monkeypatch.setattr("meton_plugins.finetune.library.schema.MIGRATIONS", broken)
+    with Library(path) as library, pytest.raises(DataError):
+        library.counts()
+    assert rows(path, "PRAGMA user_version") == [(1,)]
+    monkeypatch.undo()
+    with Library(path) as library:
+        assert library.counts().examples == 3
+
+
+def test_a_new_library_leaves_no_copy(library: Library) -> None:
+    library.add([turn(1)])
+    assert {p.name.split("-")[0] for p in library.path.parent.iterdir()} == {"library.db"}

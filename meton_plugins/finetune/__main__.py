@@ -18,21 +18,29 @@ from .errors import ConfigError
 from .paths import Home, default_home, package_data
 from .plugin import register
 from .settings import Settings, load
+from .shell import WORDS, shell
 
 __all__ = ["main"]
 
-EPILOG: Final = "Without a COMMAND: a prompt that takes them. `meton-finetune help` lists them."
+EPILOG: Final = (
+    "Without a COMMAND: a prompt that takes them. `meton-finetune help` lists them. With a Meton checkout: "
+    "`meton-finetune run|install|uninstall --meton PATH`, and `meton-finetune doctor --meton PATH`."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] and words[0] in WORDS:
+        # Meton's files, and its environment's, keep the user's umask.
+        return shell(ConsoleHost(default_home()), words)
     os.umask(0o077)  # everything of the plugin's is the user's alone
     for stream in (sys.stdin, sys.stdout):
         # A terminal that cannot show a character gets a question mark; a script that is not text is refused by line.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     host = ConsoleHost(default_home())
-    return guarded(host, lambda: _main(host, list(sys.argv[1:] if arguments is None else arguments)))
+    return guarded(host, lambda: _main(host, words))
 
 
 def _main(host: ConsoleHost, arguments: list[str]) -> int:
@@ -60,6 +68,8 @@ def _main(host: ConsoleHost, arguments: list[str]) -> int:
         json=options.json,
     )  # fmt: skip
     register(real)
+    if words and words[0] == "doctor":
+        words = ["finetune", *words]
     if words and words[0] == "validate":
         return guarded(real, lambda: _validate(real, words[1:]))
     return real.once(words) if words else real.repl(home.root / "history")

@@ -12,7 +12,7 @@ from typing import Final
 
 from .turn import Message, ToolUse
 
-__all__ = ["COMPACT_INSTRUCTIONS", "Step", "parse", "prompt", "score", "wrap"]
+__all__ = ["COMPACT_INSTRUCTIONS", "Step", "divide", "parse", "prompt", "render", "score", "wrap"]
 
 COMPACT_INSTRUCTIONS: Final = """\
 You are Meton, a local coding assistant. Reply in four parts:
@@ -38,6 +38,14 @@ _HEAD: Final = re.compile(
     r"^[ \t>#*_`-]{0,8}(THOUGHT|ACTION[ _]INPUT|ACTION|ANSWER)[*_`]{0,3}[ \t]*:[*_`]{0,3}", re.MULTILINE | re.IGNORECASE
 )
 _EXACT: Final = re.compile(r"^(THOUGHT|ACTION_INPUT|ACTION|ANSWER):", re.MULTILINE)
+#: What Meton puts behind its instructions, whichever comes first: from there on each call has words of its own.
+_OWN: Final = re.compile(
+    r"^(?:━+\nRELEVANT MEMORIES|Recent Conversation:|Previous Thoughts:|Previous Tool Calls:|⚠️ ⚠️|User Query:)",
+    re.MULTILINE,
+)
+#: Instructions shorter than this are not worth a place of their own.
+SHORTEST: Final = 1000
+
 _FENCE: Final = re.compile(r"\A\s*```[\w-]*[ \t]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 
 
@@ -72,9 +80,22 @@ def wrap(answer: str, thought: str = THOUGHT) -> str:
     answer = answer.strip()
     if score(answer) == 1.0:
         return answer
+    return render(Step(thought=thought or THOUGHT, answer=answer))
+
+
+def render(step: Step) -> str:
+    """`step` exactly in the form. Where a tool is wanted there is no answer: Meton runs the tool and drops it."""
     # A head inside the thought would end it early when Meton reads the step.
-    thought = " ".join(re.sub(r"(THOUGHT|ACTION|ACTION_INPUT|ANSWER):", r"\1", thought).split())
-    return f"THOUGHT: {thought}\nACTION: NONE\nACTION_INPUT:\nANSWER: {answer}"
+    thought = " ".join(re.sub(r"(THOUGHT|ACTION|ACTION_INPUT|ANSWER):", r"\1", step.thought).split())
+    asked, answer = (f" {step.action_input}".rstrip(), "") if step.action else ("", f" {step.answer}")
+    return f"THOUGHT: {thought}\nACTION: {step.action or 'NONE'}\nACTION_INPUT:{asked}\nANSWER:{answer}"
+
+
+def divide(prompt: str) -> tuple[str, str]:
+    """A prompt of Meton's as its constant instructions and the rest; together they are the prompt."""
+    match = _OWN.search(prompt)
+    cut = match.start() if match and match.start() >= SHORTEST else 0
+    return prompt[:cut], prompt[cut:]
 
 
 def prompt(question: str, context: Sequence[Message] = (), tools: Sequence[ToolUse] = ()) -> str:

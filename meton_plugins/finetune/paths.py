@@ -51,6 +51,10 @@ class Home:
     def history(self) -> Path:
         return self.root / "history.jsonl"
 
+    @property
+    def told(self) -> Path:
+        return self.root / "told.json"
+
     def make(self) -> Home:
         """Make the folder, private to the user, and return self."""
         private_dir(self.root)

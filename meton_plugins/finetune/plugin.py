@@ -1,12 +1,14 @@
-"""The one place where commands and tools are made."""
+"""The one place where commands, tools and the listener are made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import tools
+from .collect.live import LiveTurns
 from .commands import dataset, export, finetune, model_register
+from .library import Library
 from .paths import Home
 
 if TYPE_CHECKING:
@@ -15,16 +17,42 @@ if TYPE_CHECKING:
 __all__ = ["commands_for", "register"]
 
 
-def commands_for(host: Host) -> Mapping[str, Command]:
-    """The slash commands for `host`, by name."""
+def commands_for(host: Host, live: LiveTurns | None = None) -> Mapping[str, Command]:
+    """The slash commands for `host`, by name; ratings mean the turns that `live` heard."""
     home = Home(host.data_dir)
-    made = (dataset.make(host, home), finetune.make(host, home), export.make(host, home), model_register.make(host))
+    made = (
+        dataset.make(host, home, live), finetune.make(host, home), export.make(host, home), model_register.make(host),
+    )  # fmt: skip
     return {command.name: command for command in made}
 
 
 def register(host: Host) -> None:
-    """Offer the plugin's commands and tools to `host`. Imports nothing heavy, touches no file."""
-    for command in commands_for(host).values():
+    """Offer the plugin's commands and tools to `host`, and listen to its chat. Touches no file."""
+    live = listener_for(host)
+    for command in commands_for(host, live).values():
         host.add_command(command)
-    for tool in tools.make(host, commands_for):
+    for tool in tools.make(host, lambda quiet: commands_for(quiet, live)):
         host.add_tool(tool)
+    host.add_listener(live)
+
+
+def listener_for(host: Host) -> LiveTurns:
+    """What hears the turns of `host`."""
+    home = Home(host.data_dir)
+
+    def scrub(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+        from .curate.secrets import scrub
+
+        return scrub(texts)
+
+    def news() -> list[str]:
+        from .train.news import news
+
+        return news(home)
+
+    def minutes(library: Library) -> str | None:
+        from .train.news import time_to_train
+
+        return time_to_train(home, library)
+
+    return LiveTurns(host, home, scrub, news=news, minutes=minutes)

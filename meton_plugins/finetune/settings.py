@@ -81,7 +81,8 @@ class BuildSettings(_Options):
 class HarvestSettings(_Options):
     """What is taken from conversations."""
 
-    enabled: bool = Field(True, description="harvest conversations into the library")
+    enabled: bool = Field(True, description="keep the turns of a chat in the library, rated or not")
+    hint: bool = Field(True, description="show the words for rating in a dim line below an answer")
     conversations_dir: Path | None = Field(None, description="folder of conversation files; the host's by default")
 
 

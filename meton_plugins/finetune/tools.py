@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from ..host.api import Command, Host, SlotStore
+    from ..host.api import Command, Host, Listener, SlotStore
 
 __all__ = ["TOOLS", "Tool", "make"]
 
@@ -198,6 +198,13 @@ class _Captured:
 
     def add_command(self, command: Command) -> None:
         self._host.add_command(command)
+
+    @property
+    def private(self) -> bool:
+        return self._host.private
+
+    def add_listener(self, listener: Listener) -> None:
+        self._host.add_listener(listener)
 
     def add_tool(self, tool: ToolSpec) -> None:
         self._host.add_tool(tool)

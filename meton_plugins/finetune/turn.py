@@ -6,9 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Message", "ToolUse", "Turn", "storable"]
+__all__ = ["AGENT", "Call", "Message", "ToolUse", "Turn", "storable"]
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+#: The origin of the user's own chat; sub-agents and a web UI have other words, and do not train unless rated.
+AGENT = "agent"
 
 
 class _Data(BaseModel):
@@ -30,8 +33,26 @@ class ToolUse(_Data):
     output: str = ""
 
 
+class Call(_Data):
+    """One call of the model. What it was asked is `instructions` (the same in call after call), then `prompt`."""
+
+    prompt: str
+    completion: str
+    instructions: str = ""
+    model: str | None = None
+    origin: str = AGENT
+
+    @property
+    def whole(self) -> str:
+        """All that the model was sent."""
+        return self.instructions + self.prompt
+
+
 class Turn(_Data):
-    """A question and its answer, with what came before. `at` is the question's ISO time, local and naive in Meton."""
+    """A question and its answer, with what came before. `at` is the question's ISO time, local and naive in Meton.
+
+    `calls` are there where the turn was heard as it happened; `failure` says why the answer is none.
+    """
 
     session: str
     at: str
@@ -39,25 +60,41 @@ class Turn(_Data):
     answer: str
     context: tuple[Message, ...] = ()
     tools: tuple[ToolUse, ...] = ()
+    calls: tuple[Call, ...] = ()
     model: str | None = None
     source: str = "meton"
+    origin: str = AGENT
+    failure: str | None = None
 
     def texts(self) -> list[str]:
-        """Every text of the turn, in reading order; `with_texts` puts them back."""
-        texts = [message.content for message in self.context]
+        """Every text of the turn; `with_texts` puts them back.
+
+        Instructions come first: their secrets get the same numbers whatever was asked, so they stay the same text.
+        """
+        texts = [call.instructions for call in self.calls]
+        texts += [message.content for message in self.context]
         texts.append(self.question)
         for tool in self.tools:
             texts += [tool.input, tool.output]
         texts.append(self.answer)
+        for call in self.calls:
+            texts += [call.prompt, call.completion]
         return texts
 
     def with_texts(self, texts: list[str]) -> Turn:
         """The same turn with other texts, in the order of `texts`."""
         rest = iter(texts)
+        instructions = [next(rest) for _ in self.calls]
         context = tuple(Message(role=message.role, content=next(rest)) for message in self.context)
         question = next(rest)
         tools = tuple(ToolUse(name=tool.name, input=next(rest), output=next(rest)) for tool in self.tools)
-        return self.model_copy(update={"context": context, "question": question, "tools": tools, "answer": next(rest)})
+        answer = next(rest)
+        calls = tuple(
+            call.model_copy(update={"instructions": text, "prompt": next(rest), "completion": next(rest)})
+            for call, text in zip(self.calls, instructions, strict=True)
+        )
+        changed = {"context": context, "question": question, "tools": tools, "answer": answer, "calls": calls}
+        return self.model_copy(update=changed)
 
 
 def storable(text: str) -> str:

@@ -52,6 +52,57 @@ class ToolSpec:
     run: Callable[[str], str]
 
 
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of the model: the true prompt and completion. `origin` is `agent`, or who else shared the model."""
+
+    prompt: str
+    completion: str
+    model: str
+    origin: str = "agent"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One use of a tool by the host's agent, as the agent saw it."""
+
+    name: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class FinishedTurn:
+    """A question and its answer, as they happened. `at` is an ISO time with zone; `context` is (role, text) before it.
+
+    `origin` is `agent` for the user's own chat; turns of sub-agents and of a web UI carry another word.
+    """
+
+    session: str
+    at: str
+    question: str
+    answer: str
+    success: bool
+    model: str
+    calls: tuple[ModelCall, ...] = ()
+    tools: tuple[ToolCall, ...] = ()
+    context: tuple[tuple[str, str], ...] = ()
+    origin: str = "agent"
+
+
+class Listener(Protocol):
+    """What a plugin wants to hear of a session. None of these may raise, ask, or take long."""
+
+    def turn(self, turn: FinishedTurn) -> str | None:
+        """A turn has ended; a dim line to show below its answer, or None."""
+
+    def notices(self) -> list[str]:
+        """Lines to show before the next prompt: each is returned once."""
+
+    def end(self) -> str | None:
+        """The session ends; a line to show, or None."""
+
+
 @runtime_checkable
 class SlotStore(Protocol):
     """Where a host keeps the names of its models (config.yaml, and the live session where there is one)."""
@@ -93,6 +144,13 @@ class Host(Protocol):
     @property
     def json(self) -> bool:
         """Whether results are wanted as JSON, for machines."""
+
+    @property
+    def private(self) -> bool:
+        """Whether the user wants this session kept out of the library (`--private`)."""
+
+    def add_listener(self, listener: Listener) -> None:
+        """Tell `listener` of turns. A host without a chat keeps quiet for ever."""
 
     def ask(self, question: str) -> bool | None:
         """Ask the user a yes/no question. None where nobody can answer (no terminal, or not the main thread)."""

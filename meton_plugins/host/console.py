@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .api import Command, SlotStore, ToolSpec
+from .api import Command, Listener, SlotStore, ToolSpec
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
@@ -68,6 +68,14 @@ class ConsoleHost:
     def add_command(self, command: Command) -> None:
         """Keep `command` under its name and its other words."""
         self.commands[command.name] = command
+
+    @property
+    def private(self) -> bool:
+        """The console has no chat to keep private."""
+        return False
+
+    def add_listener(self, listener: Listener) -> None:
+        """The console has no chat to listen to."""
 
     def add_tool(self, tool: ToolSpec) -> None:
         """Keep `tool`; the console has no agent that would call it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from meton_plugins.host.api import Command, SlotStore, ToolSpec
+from meton_plugins.host.api import Command, Listener, SlotStore, ToolSpec
 
 
 class Slots:
@@ -45,6 +45,8 @@ class RecordingHost:
     answers: Iterable[bool | None] = ()
     name: str = "test"
     width: int = 120
+    private: bool = False
+    listeners: list[Listener] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     commands: dict[str, Command] = field(default_factory=dict)
     tools: dict[str, ToolSpec] = field(default_factory=dict)
@@ -60,6 +62,9 @@ class RecordingHost:
 
     def add_command(self, command: Command) -> None:
         self.commands[command.name] = command
+
+    def add_listener(self, listener: Listener) -> None:
+        self.listeners.append(listener)
 
     def add_tool(self, tool: ToolSpec) -> None:
         self.tools[tool.name] = tool

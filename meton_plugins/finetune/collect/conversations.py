@@ -59,26 +59,56 @@ class _Entry:
     first: bool
 
 
-def read(folder: Path) -> Conversations:
-    """All whole turns below `folder` (or in one file), session by session; DataError where there is no file at all."""
+def read(folder: Path, exports: Path | None = None) -> Conversations:
+    """All whole turns in `folder` (or in one file) and in Meton's `exports`, session by session.
+
+    DataError where there is no file at all.
+    """
     found = Conversations()
     sessions: dict[str, dict[tuple[str, str], _Entry]] = {}
-    for path in _files(folder):
+    exported = sorted(exports.glob("*.json")) if exports is not None and exports.is_dir() else []
+    for path in [*(() if exported and not _any(folder) else _files(folder)), *exported]:
         found.files += 1
         try:
             data = _load(path)
+            conversations = _conversations(data, path)
         except (OSError, ValueError, RecursionError) as error:
+            if path in exported and isinstance(error, _NoConversation):
+                found.files -= 1  # Meton exports other things there, too
+                continue
             found.unreadable += 1
             found.problems.append(Problem(str(path), _reason(error)))
             continue
-        session = data.get("session_id")
-        if not isinstance(session, str) or not session.strip():
-            session = path.stem
-        _gather(sessions.setdefault(storable(session), {}), data, path, found.problems)
+        for session, conversation in conversations:
+            _gather(sessions.setdefault(storable(session), {}), conversation, path, found.problems)
     found.sessions = len(sessions)
     for session, entries in sessions.items():
         _turns(session, sorted(entries.values(), key=lambda entry: (entry.at, entry.order)), found)
     return found
+
+
+class _NoConversation(ValueError):
+    """JSON, but of something else."""
+
+
+def _conversations(data: Any, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The conversations of one file, each under its session: one, or those that were exported together."""
+    together = data.get("conversations") if isinstance(data, dict) else None
+    found = []
+    for number, one in enumerate(together if isinstance(together, list) else [data]):
+        if not isinstance(one, dict) or not isinstance(one.get("messages"), list):
+            continue
+        session = one.get("session_id")
+        if not isinstance(session, str) or not session.strip():
+            session = path.stem if one is data else f"{path.stem}-{number}"
+        found.append((session, one))
+    if not found:
+        raise _NoConversation("not a conversation of Meton's (no list of messages)")
+    return found
+
+
+def _any(folder: Path) -> bool:
+    return folder.is_file() or any(folder.glob("*.json"))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -92,18 +122,14 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Any:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError("larger than any conversation (256 MB)")
     raw = path.read_bytes()
     if not raw.strip():
         raise ValueError("empty")
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = raw.decode(encoding)
-    data = json.loads(text)
-    if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
-        raise ValueError("not a conversation of Meton's (no list of messages)")
-    return data
+    return json.loads(raw.decode(encoding))
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 from ..errors import DataError
 from ..library import Library
 from ..turn import Turn
-from .conversations import Problem, read
+from .clean import Scrub, scrubbed
+from .conversations import Conversations, Problem, read
+from .feedback import take_feedback
 
-__all__ = ["HarvestReport", "Scrub", "harvest"]
-
-#: Takes the texts of one conversation, gives them back without secrets, and counts what it found by kind.
-Scrub = Callable[[Sequence[str]], tuple[list[str], dict[str, int]]]
+__all__ = ["HarvestReport", "harvest"]
 
 
 @dataclass
@@ -32,15 +30,23 @@ class HarvestReport:
     rejected: dict[str, int]
     secrets: dict[str, int]
     problems: list[Problem] = field(default_factory=list)
+    ratings: int = 0
 
 
 def harvest(library: Library, folder: Path, scrub: Scrub) -> HarvestReport:
     """Take every whole turn of the conversation files in `folder` into `library`, without its secrets.
 
-    Called again it adds only what is new. DataError where the folder holds no conversation that can be read.
+    What Meton keeps beside the folder comes along: exported conversations, and ratings that were given elsewhere.
+    Called again it adds only what is new. DataError where there is nothing that can be read.
     """
-    read_in = read(folder)
-    if read_in.unreadable == read_in.files:
+    feedback = folder.parent / "feedback_data" / "feedback_db.json"
+    try:
+        read_in = read(folder, folder.parent / "exports")
+    except DataError:
+        if not feedback.is_file():
+            raise
+        read_in = Conversations()
+    if read_in.files and read_in.unreadable == read_in.files:
         first = read_in.problems[0]
         raise DataError(
             f"None of the {read_in.files} JSON files in {folder} can be used; the first, {Path(first.file).name}, "
@@ -48,9 +54,16 @@ def harvest(library: Library, folder: Path, scrub: Scrub) -> HarvestReport:
         )
     secrets: Counter[str] = Counter()
     turns: list[Turn] = []
-    for _, session in groupby(read_in.turns, key=lambda turn: turn.session):
-        turns += _scrubbed(list(session), scrub, secrets)
+    private = library.kept_out({turn.session for turn in read_in.turns})
+    for name, session in groupby(read_in.turns, key=lambda turn: turn.session):
+        if name in private:
+            read_in.rejected["the session was private"] += len(list(session))
+        else:
+            turns += scrubbed(list(session), scrub, secrets)
     new, known = library.add(turns)
+    ratings, problem = take_feedback(library, feedback, scrub)
+    if problem is not None:
+        read_in.problems.append(problem)
     return HarvestReport(
         folder=str(folder),
         files=read_in.files,
@@ -61,14 +74,5 @@ def harvest(library: Library, folder: Path, scrub: Scrub) -> HarvestReport:
         rejected=dict(read_in.rejected),
         secrets=dict(secrets),
         problems=read_in.problems,
+        ratings=ratings,
     )
-
-
-def _scrubbed(turns: list[Turn], scrub: Scrub, secrets: Counter[str]) -> list[Turn]:
-    """The turns of one conversation without secrets; the same secret has one placeholder in all of them."""
-    # Each text once: context repeats the turns before it, and counts must not grow with it.
-    texts = list(dict.fromkeys(text for turn in turns for text in turn.texts()))
-    cleaned, counts = scrub(texts)
-    secrets.update(counts)
-    replaced = dict(zip(texts, cleaned, strict=True))
-    return [turn.with_texts([replaced[text] for text in turn.texts()]) for turn in turns]

@@ -12,11 +12,13 @@ from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
 from . import ratings
 from .edge import guarded, note, show_json
+from .harvesting import harvest, take
 from .options import HelpWanted, Parser, flags_of, settings_from, split
 
 if TYPE_CHECKING:
     from ...host.api import Host
     from ..collect.harvest import HarvestReport
+    from ..collect.live import LiveTurns
     from ..curate.build import CountTokens
     from ..library import Library
     from ..paths import Home
@@ -31,43 +33,30 @@ SUMMARY: Final = "rate answers, look through the library, build datasets"
 Work = Callable[["Host", "Home", str], int]
 
 
-def make(host: Host, home: Home) -> Command:
-    """The command, for `host`, over the library in `home`."""
+def make(host: Host, home: Home, live: LiveTurns | None = None) -> Command:
+    """The command, for `host`, over the library in `home`; ratings mean the turns of `live` where it heard some."""
 
     def run(text: str) -> int:
-        return guarded(host, lambda: _dispatch(host, home, text))
+        return guarded(host, lambda: _dispatch(host, home, live, text))
 
     return Command(name="/dataset", summary=SUMMARY, run=run, verbs=tuple(VERBS), aliases=ALIASES)
 
 
-def _dispatch(host: Host, home: Home, text: str) -> int:
+def _dispatch(host: Host, home: Home, live: LiveTurns | None, text: str) -> int:
     words = text.split(maxsplit=1)
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help", "help"):
-        lines = [f"  {name:10}{summary}" for name, (_, summary) in VERBS.items()]
+        lines = [f"  {name:10}{summary}" for name, summary in VERBS.items()]
         short = ", ".join(f"{word} ({stands})" for word, stands in ALIASES.items())
         raise HelpWanted("\n".join(["usage: /dataset VERB ...", "", *lines, "", f"Short forms: {short}."]))
     if verb not in VERBS:
         raise UsageError(f"/dataset has no word {verb[:40]!r}: it has {', '.join(VERBS)}.")
-    return VERBS[verb][0](host, home, words[1] if len(words) > 1 else "")
-
-
-def _harvest(host: Host, home: Home, rest: str) -> int:
-    parser = Parser(prog="/dataset harvest", description="Take conversation files into the library, each answer once.")
-    parser.add_argument("--conversations-dir", metavar="PATH", help="their folder; the host's by default")
-    words = parser.parse_args(split(rest))
-    folder = words.conversations_dir or load(home.settings).harvest.conversations_dir or host.conversations_dir
-    if folder is None:
-        raise UsageError("Say where the conversations are: /dataset harvest --conversations-dir PATH.")
-    with _library(home) as library:
-        report = _take(library, Path(folder).expanduser())
-    if host.json:
-        show_json(host, asdict(report))
-        return 0
-    from .dataset_views import harvested
-
-    harvested(host, report)
-    return 0
+    if live is not None:
+        live.flush()
+    rest = words[1] if len(words) > 1 else ""
+    if verb in RATINGS:
+        return RATINGS[verb](host, home, live, rest)
+    return WORK[verb](host, home, rest)
 
 
 def _list(host: Host, home: Home, rest: str) -> int:
@@ -81,7 +70,7 @@ def _list(host: Host, home: Home, rest: str) -> int:
     with _library(home) as library:
         found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search)
     if host.json:
-        show_json(host, [{**example.model_dump(), "status": example.status} for example in found])
+        show_json(host, [{**example.model_dump(exclude={"steps"}), "status": example.status} for example in found])
         return 0
     from .dataset_views import listed
 
@@ -97,13 +86,15 @@ def _show(host: Host, home: Home, rest: str) -> int:
 
     with _library(home) as library:
         example = library.get(words.id)
+        calls = library.calls(example.id)
     quality = judge(example)
     if host.json:
-        show_json(host, {**example.model_dump(), "status": example.status, "quality": asdict(quality)})
+        whole = {**example.model_dump(exclude={"steps"}), "calls": [call.model_dump() for call in calls]}
+        show_json(host, {**whole, "status": example.status, "quality": asdict(quality)})
         return 0
     from .dataset_views import shown
 
-    shown(host, example, quality)
+    shown(host, example, quality, len(calls))
     return 0
 
 
@@ -136,9 +127,9 @@ def _build(host: Host, home: Home, rest: str) -> int:
     from ..curate import dataset
 
     with _library(home) as library:
-        harvest = _take(library, Path(words.conversations_dir).expanduser()) if words.conversations_dir else None
+        report = take(library, Path(words.conversations_dir).expanduser()) if words.conversations_dir else None
         if words.dry_run:
-            return _planned(host, dataset.plan(library, wanted), harvest)
+            return _planned(host, dataset.plan(library, wanted), report)
         base, count, remark = _counter(settings, words.base, words.chat_template)
         try:
             manifest = dataset.build(library, wanted, home.datasets, name=words.name, base=base, count_tokens=count)
@@ -150,12 +141,12 @@ def _build(host: Host, home: Home, rest: str) -> int:
     path = home.datasets / manifest.id
     if host.json:
         value = {**manifest.model_dump(mode="json"), "path": str(path), "name": words.name, "note": remark}
-        show_json(host, {**value, "harvest": asdict(harvest) if harvest else None})
+        show_json(host, {**value, "harvest": asdict(report) if report else None})
         return 0
     from .dataset_views import built, harvested
 
-    if harvest:
-        harvested(host, harvest)
+    if report:
+        harvested(host, report)
     built(host, manifest, path, words.name)
     if remark:
         note(host, remark)
@@ -176,7 +167,7 @@ def _versions(host: Host, home: Home, rest: str) -> int:
     return 0
 
 
-def _planned(host: Host, plan: Any, harvest: HarvestReport | None) -> int:
+def _planned(host: Host, plan: Any, report: HarvestReport | None) -> int:
     sides = {side: len(plan.side(side)) for side in ("train", "validation", "heldout")}
     stages = [stage.model_dump() for stage in plan.funnel.stages]
     if host.json:
@@ -184,8 +175,8 @@ def _planned(host: Host, plan: Any, harvest: HarvestReport | None) -> int:
         return 0
     from .dataset_views import funnel, harvested
 
-    if harvest:
-        harvested(host, harvest)
+    if report:
+        harvested(host, report)
     funnel(host, plan.funnel.stages, sides)
     note(host, "nothing was frozen")
     return 0
@@ -218,26 +209,31 @@ def _counter(
     return base, lambda chats: count_tokens(path, chats, template or settings.train.chat_template), None
 
 
-def _take(library: Library, folder: Path) -> HarvestReport:
-    from ..collect.harvest import harvest
-    from ..curate.secrets import scrub
-
-    return harvest(library, folder, scrub)
-
-
 def _library(home: Home) -> Library:
     from ..library import Library
 
     return Library(home.library)
 
 
-VERBS: Final[dict[str, tuple[Work, str]]] = {
-    "rate": (ratings.rate, "score an answer: good, bad or 1 to 5"),
-    "fix": (ratings.fix, "put your own text in an answer's place"),
-    "harvest": (_harvest, "take conversation files into the library"),
-    "list": (_list, "examples, newest first"),
-    "show": (_show, "one example whole, with its quality score"),
-    "stats": (_stats, "how the library stands"),
-    "build": (_build, "freeze rated examples as a dataset"),
-    "versions": (_versions, "the datasets built so far"),
+VERBS: Final = {
+    "rate": "score an answer: good, bad or 1 to 5",
+    "fix": "put your own text in an answer's place",
+    "harvest": "take conversation files into the library; on or off for the chat",
+    "list": "examples, newest first",
+    "show": "one example whole, with its quality score",
+    "stats": "how the library stands",
+    "build": "freeze rated examples as a dataset",
+    "versions": "the datasets built so far",
+}
+
+#: The words that mean the chat's last answer where no other is named.
+RATINGS: Final = {"rate": ratings.rate, "fix": ratings.fix}
+
+WORK: Final[dict[str, Work]] = {
+    "harvest": harvest,
+    "list": _list,
+    "show": _show,
+    "stats": _stats,
+    "build": _build,
+    "versions": _versions,
 }

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..settings import Settings
+from ..turn import AGENT
 from .edge import note, say
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def harvested(host: Host, report: HarvestReport) -> None:
     left = sum(report.rejected.values())
     parts = [f"{report.new} new", f"{report.known} known"] + ([f"{left} left out"] if left else [])
     say(host, f"Harvested {_many(report.files, 'file')}, {_many(report.sessions, 'session')}: {', '.join(parts)}.")
+    if report.ratings:
+        say(host, f"Took {_many(report.ratings, 'rating')} given elsewhere.")
     for reason, number in sorted(report.rejected.items()):
         note(host, f"  {number} × {reason}")
     for problem in report.problems[:10]:
@@ -56,8 +59,8 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
         note(host, "* corrected by you")
 
 
-def shown(host: Host, example: Example, quality: Quality) -> None:
-    """One example whole."""
+def shown(host: Host, example: Example, quality: Quality, calls: int = 0) -> None:
+    """One example whole; `calls`: how many calls of the model its answer took, where they are known."""
     facts = _grid()
     rating = "not rated" if example.score is None else f"{example.score} of 5"
     rows = {
@@ -68,6 +71,12 @@ def shown(host: Host, example: Example, quality: Quality) -> None:
         "rating": f"{rating}, {example.status}",
         "split": dict(SIDES)[example.split] if example.split else "not assigned",
     }
+    if example.origin != AGENT:
+        rows["origin"] = example.origin
+    if example.failure:
+        rows["failure"] = example.failure
+    if calls:
+        rows["model calls"] = str(calls)
     if example.tools:
         rows["tools"] = ", ".join(tool.name for tool in example.tools)
     for name, value in rows.items():
@@ -121,6 +130,9 @@ def built(host: Host, manifest: Manifest, path: Path, name: str | None) -> None:
     """A dataset that was frozen."""
     funnel(host, manifest.funnel, manifest.counts)
     say(host, f"Dataset {manifest.id}{f' ({name})' if name else ''}: {path}", "bold")
+    answers, chats = sum(manifest.examples.values()), sum(manifest.counts.get(side, 0) for side, _ in SIDES)
+    if manifest.examples and answers != chats:
+        note(host, f"{_many(answers, 'answer')} gave {_many(chats, 'chat')}: one for each call of the model")
     if manifest.counts.get("pairs"):
         note(host, f"{_many(manifest.counts['pairs'], 'correction')} kept as preference pairs")
     tokens = manifest.tokens

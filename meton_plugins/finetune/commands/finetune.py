@@ -37,6 +37,7 @@ def _parser() -> Parser:
     made = {verb: verbs.add_parser(verb, description=summary, help=summary) for verb, (_, summary) in VERBS.items()}
     made["setup"].add_argument("--from", dest="source", type=Path, metavar="FILE", help="install from this tarball")
     made["setup"].add_argument("--again", action="store_true", help="install even where it is in place")
+    made["doctor"].add_argument("--meton", type=Path, metavar="PATH", help="only look at what this Meton checkout has")
     start = made["start"]
     start.add_argument("--base", help="GGUF file or Ollama model to train on (default: settings.toml's)")
     start.add_argument("--dataset", default="latest", help="dataset to train on (default: the newest)")
@@ -77,9 +78,12 @@ def _setup(host: Host, home: Home, options: argparse.Namespace) -> int:
 
 
 def _doctor(host: Host, home: Home, options: argparse.Namespace) -> int:
-    from ..report.health import examine
+    from ..report.health import examine, surface
 
-    rows = examine(home, load(home.settings), host.name, host.slots.path if host.slots else None)
+    if options.meton:
+        rows = surface(options.meton)
+    else:
+        rows = examine(home, load(home.settings), host.name, host.slots.path if host.slots else None)
     if host.json:
         show_json(host, [row._asdict() for row in rows])
     else:

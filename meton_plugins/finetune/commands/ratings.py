@@ -13,6 +13,7 @@ from .options import Parser, split
 
 if TYPE_CHECKING:
     from ...host.api import Host
+    from ..collect.live import LiveTurns
     from ..library import Example, Library
     from ..paths import Home
 
@@ -23,7 +24,7 @@ _TURN: Final = re.compile(r"--turn(?:=|\s+)(\S+)(?:\s+|\Z)")
 _ID: Final = re.compile(r"(?=[a-f]*\d)([0-9a-f]{6,64})(?:\s+|\Z)")
 
 
-def rate(host: Host, home: Home, rest: str) -> int:
+def rate(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     """Score the last answer, one before it, named ones, or all of a session."""
     parser = Parser(
         prog="/dataset rate", description="Rate answers: 4 and 5 train, 3 stays a candidate, 1 and 2 never."
@@ -39,7 +40,7 @@ def rate(host: Host, home: Home, rest: str) -> int:
         if words.ids:
             names = [name for word in words.ids for name in _named(library, word)]
         else:
-            names = [_back(library, words.turn).id]
+            names = [_back(library, live, words.turn).id]
         rated = library.rate(list(dict.fromkeys(names)), score)
     if host.json:
         show_json(host, {"rated": [{"id": e.id, "score": e.score, "status": e.status} for e in rated]})
@@ -51,7 +52,7 @@ def rate(host: Host, home: Home, rest: str) -> int:
     return 0
 
 
-def fix(host: Host, home: Home, rest: str) -> int:
+def fix(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     """Replace an answer by the user's words; without a text, in his editor."""
     if rest.strip() in ("-h", "--help"):
         usage = (
@@ -62,7 +63,7 @@ def fix(host: Host, home: Home, rest: str) -> int:
     from ..curate.secrets import scrub
 
     with _library(home) as library:
-        example = library.get(name) if name else _back(library, turn)
+        example = library.get(name) if name else _back(library, live, turn)
         if not text:
             from .editor import edit
 
@@ -109,15 +110,18 @@ def _named(library: Library, word: str) -> list[str]:
     return [example.id for example in found]
 
 
-def _back(library: Library, turn: str | None) -> Example:
-    """The answer `turn` back in the last session; the last one by default."""
+def _back(library: Library, live: LiveTurns | None, turn: str | None) -> Example:
+    """The answer `turn` back, the last by default: of the chat that goes on, else of the one that spoke last."""
     match = re.fullmatch(r"-([1-9]\d{0,5})", turn or "-1")
     if match is None:
         raise UsageError(f"--turn counts back from the last answer: -1 is the last, not {turn!r}.")
+    number = int(match.group(1))
+    name = None if live is None else live.back(number)
+    if name is not None:
+        return library.get(name)
     answers = library.last_session()
     if not answers:
         raise NotFound("There is no answer to rate yet: take some in with /dataset harvest.")
-    number = int(match.group(1))
     if number > len(answers):
         raise NotFound(f"The last session has {len(answers)} answers, so there is no --turn -{number}.")
     return answers[number - 1]
@@ -155,6 +159,8 @@ def _unquoted(text: str) -> str:
 
 
 def _meaning(example: Example) -> str:
+    if example.failure is not None and example.correction is None:
+        return f"will not train ({example.failure}), unless you put your own text in its place with /fix"
     match example.status:
         case "usable":
             return "will train"

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from filelock import FileLock
 
-from .. import form
 from ..errors import DataError
 from ..library import Example, Library
 from ..library.records import Split
@@ -22,10 +21,11 @@ from ..paths import check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import BuildSettings
 from ..turn import Message
 from .funnel import Funnel, sift
-from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, TokenStats, read_manifest
+from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, TokenStats, read_manifest
+from .rows import prompt, rows, said
 from .split import assign
 
-__all__ = ["NAMES", "CountTokens", "Plan", "build", "plan", "rows"]
+__all__ = ["NAMES", "CountTokens", "Plan", "build", "plan"]
 
 #: Tokens of each chat, as a base's tokenizer and chat template count them.
 CountTokens = Callable[[list[list[Message]]], list[int]]
@@ -51,7 +51,7 @@ class Plan:
 
 def plan(library: Library, settings: BuildSettings) -> Plan:
     """What `build` would do, with nothing written; DataError where nothing would be left."""
-    examples = sorted(library.find(), key=lambda example: (example.at, example.id))
+    examples = sorted(library.find(steps=True), key=lambda example: (example.at, example.id))
     funnel = sift(examples, settings)
     funnel.check()
     made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}))
@@ -80,7 +80,7 @@ def build(
     if name is not None:
         check_name(name, "dataset")
     made = _decided(library, settings)
-    sides = {split: rows(made.side(split), settings) for split in FILES}
+    sides = {split: [row for example in made.side(split) for row in rows(example, settings)] for split in FILES}
     content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
     files = {file: _entry(raw) for file, raw in content.items()}
@@ -93,6 +93,7 @@ def build(
         id=hashlib.sha256(_canonical(recipe)).hexdigest()[:12],
         settings=settings,
         funnel=made.funnel.stages,
+        examples={split: len(made.side(split)) for split in FILES},
         counts={**{split: len(side) for split, side in sides.items()}, "pairs": files[PAIRS].lines},
         sessions={split: len({row.session for row in side}) for split, side in sides.items()},
         secrets=dict(made.funnel.secrets),
@@ -116,33 +117,6 @@ def _decided(library: Library, settings: BuildSettings) -> Plan:
     return made
 
 
-def rows(examples: Sequence[Example], settings: BuildSettings) -> list[Row]:
-    """The chats that are trained on, in the form that `settings` want."""
-    return [
-        Row(
-            id=example.id,
-            session=example.session,
-            messages=[*_prompt(example, settings), Message(role="assistant", content=_said(example.target, settings))],
-        )
-        for example in examples
-    ]
-
-
-def _prompt(example: Example, settings: BuildSettings) -> list[Message]:
-    context = example.context[-2 * settings.context_turns :] if settings.context_turns else ()
-    if settings.form == "meton":
-        return [Message(role="user", content=form.prompt(example.question, context, example.tools))]
-    question = example.question
-    if example.tools:
-        results = "\n".join(f"- {tool.name}: {tool.output[: form.TOOL_LIMIT]}" for tool in example.tools)
-        question = f"{question}\n\nTool results:\n{results}"
-    return [*context, Message(role="user", content=question)]
-
-
-def _said(answer: str, settings: BuildSettings) -> str:
-    return form.wrap(answer) if settings.form == "meton" else answer
-
-
 def _pairs(made: Plan, settings: BuildSettings) -> list[dict[str, Any]]:
     """Corrections beside what they replaced; `split` says which pairs may ever be trained on."""
     return [
@@ -150,9 +124,9 @@ def _pairs(made: Plan, settings: BuildSettings) -> list[dict[str, Any]]:
             "id": example.id,
             "session": example.session,
             "split": made.splits[example.id],
-            "prompt": [message.model_dump() for message in _prompt(example, settings)],
-            "chosen": _said(example.target, settings),
-            "rejected": _said(example.rejected, settings),
+            "prompt": [message.model_dump() for message in prompt(example, settings)],
+            "chosen": said(example.target, settings),
+            "rejected": said(example.rejected, settings),
         }
         for example in made.funnel.kept
         if example.rejected is not None

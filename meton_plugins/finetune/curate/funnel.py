@@ -10,7 +10,7 @@ from typing import Final
 from ..errors import DataError
 from ..library import Example
 from ..settings import BuildSettings
-from ..turn import Message, ToolUse
+from ..turn import AGENT, Message, ToolUse
 from .duplicates import unique
 from .manifest import Stage
 from .quality import judge
@@ -56,7 +56,12 @@ def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
         funnel.advice[name] = advice
 
     statuses = ("usable", "candidate") if settings.unrated else ("usable",)
-    stage("rated usable", "rate answers with /+, or build with --unrated", lambda e: e.status in statuses)
+    stage(
+        "rated usable",
+        "rate answers with /+, or build with --unrated",
+        # What sub-agents and a web UI were told is not the user's chat: it trains only where he rated it.
+        lambda e: e.status in statuses and (e.origin == AGENT or e.status == "usable"),
+    )
     stage(
         "long enough",
         f"answers have at least {settings.min_length} characters, questions and answers at most {settings.max_length}",
@@ -84,6 +89,7 @@ def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
 def _without_secrets(example: Example, counts: Counter[str]) -> Example:
     texts = [example.question, example.answer, example.correction or ""]
     texts += [message.content for message in example.context] + [tool.output for tool in example.tools]
+    texts += example.steps
     cleaned, found = scrub(texts)
     if not found:
         return example
@@ -96,5 +102,6 @@ def _without_secrets(example: Example, counts: Counter[str]) -> Example:
             "correction": None if example.correction is None else cleaned[2],
             "context": tuple(Message(role=message.role, content=next(rest)) for message in example.context),
             "tools": tuple(ToolUse(name=tool.name, input=tool.input, output=next(rest)) for tool in example.tools),
+            "steps": tuple(next(rest) for _ in example.steps),
         }
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ..errors import DataError, NotFound
 from ..library.records import Split
@@ -86,7 +86,10 @@ class Manifest(BaseModel):
     #: Which assistant messages are learned: earlier ones are context that nobody rated.
     learned: Literal["last"] = "last"
     funnel: list[Stage]
+    #: Rows of each side, and pairs.
     counts: dict[str, int]
+    #: Answers of each side; each gives a row, or one for each call of the model. Empty where an older version built.
+    examples: dict[str, int] = Field(default_factory=dict)
     sessions: dict[str, int]
     secrets: dict[str, int]
     files: dict[str, FileEntry]

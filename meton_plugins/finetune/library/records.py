@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from ..errors import UsageError
-from ..turn import Message, ToolUse, Turn
+from ..turn import AGENT, Message, ToolUse, Turn
 
 __all__ = ["GOOD", "SCORES", "Counts", "Example", "Split", "Status", "identity", "score_of"]
 
@@ -25,7 +25,10 @@ _PLACEHOLDER_NUMBER: Final = re.compile(r"(<[A-Z_]+_)\d+>")
 
 
 class Example(BaseModel):
-    """One question and answer of the library."""
+    """One question and answer of the library.
+
+    `steps` are the completions of its agent's own model calls, in order; they are read only where somebody asks.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,6 +45,9 @@ class Example(BaseModel):
     correction: str | None = None
     rated_at: str | None = None
     split: Split | None = None
+    origin: str = AGENT
+    failure: str | None = None
+    steps: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -55,7 +61,9 @@ class Example(BaseModel):
 
     @property
     def status(self) -> Status:
-        """`usable` trains; a `candidate` only when asked for; `rejected` never."""
+        """`usable` trains; a `candidate` only when asked for; `rejected` never, and so no failure that nobody fixed."""
+        if self.failure is not None and self.correction is None:
+            return "rejected"
         if self.score is None or self.score == CANDIDATE:
             return "candidate"
         return "usable" if self.score >= GOOD else "rejected"

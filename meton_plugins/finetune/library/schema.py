@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Final
 
 from ..errors import DataError
+from ..paths import replacing_path
 
-__all__ = ["VERSION", "prepare"]
+__all__ = ["VERSION", "backup_of", "prepare"]
 
 #: `MIGRATIONS[n]` leads from version n to n+1; a library of an older version is upgraded when it is opened.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -33,13 +36,37 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX examples_session ON examples (session, at)",
         "CREATE INDEX examples_at ON examples (at)",
     ),
+    (
+        "ALTER TABLE examples ADD COLUMN origin TEXT NOT NULL DEFAULT 'agent'",
+        "ALTER TABLE examples ADD COLUMN failure TEXT",
+        "CREATE TABLE instructions (sha256 TEXT PRIMARY KEY, text TEXT NOT NULL)",
+        """CREATE TABLE calls (
+            example TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
+            number INTEGER NOT NULL,
+            instructions TEXT REFERENCES instructions (sha256),
+            prompt TEXT NOT NULL,
+            completion TEXT NOT NULL,
+            model TEXT,
+            origin TEXT NOT NULL,
+            PRIMARY KEY (example, number)
+        )""",
+        # By hash: that a private session was there is all that may be known of it.
+        "CREATE TABLE private_sessions (sha256 TEXT PRIMARY KEY)",
+        "CREATE TABLE taken_feedback (id TEXT PRIMARY KEY)",
+    ),
 )
 VERSION: Final = len(MIGRATIONS)
 
 
-def prepare(connection: sqlite3.Connection, where: str) -> None:
-    """Bring the library to this version; DataError for one that a newer version wrote."""
+def backup_of(path: Path, version: int) -> Path:
+    """Where the library at `path` is kept as it was in `version`, before it is upgraded."""
+    return path.with_name(f"{path.stem}.v{version}{path.suffix}")
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the library at `path` to this version, an older one copied first; DataError where a newer one wrote it."""
     _write_ahead(connection)
+    connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
     if _version(connection) == VERSION:
         return
@@ -48,7 +75,9 @@ def prepare(connection: sqlite3.Connection, where: str) -> None:
         # Read again inside the transaction: another process may have upgraded while this one waited.
         found = _version(connection)
         if found > VERSION:
-            raise DataError(f"{where} was written by a newer version of meton-finetune: update this one.")
+            raise DataError(f"{path} was written by a newer version of meton-finetune: update this one.")
+        if found:
+            _keep(path, found)
         for step in MIGRATIONS[found:]:
             for statement in step:
                 connection.execute(statement)
@@ -57,6 +86,16 @@ def prepare(connection: sqlite3.Connection, where: str) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _keep(path: Path, version: int) -> None:
+    """Copy what is committed. The caller's transaction keeps writers out, and has changed nothing yet."""
+    with (
+        replacing_path(backup_of(path, version)) as copy,
+        closing(sqlite3.connect(path)) as source,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -7,14 +7,14 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import BusyError, DataError, NotFound
 from ..paths import private_dir
-from ..turn import Turn, storable
-from .records import CANDIDATE, GOOD, Counts, Example, Split, identity
+from ..turn import Call, Turn, storable
+from .intake import digest, now, steps_of, take
+from .records import CANDIDATE, GOOD, Counts, Example, Split
 from .schema import prepare
 
 __all__ = ["Library"]
@@ -22,13 +22,20 @@ __all__ = ["Library"]
 #: Longer than any of our own transactions; a second writer waits this long before it gives up.
 BUSY_SECONDS: Final = 30.0
 
-#: Hexadecimal digits of an id: short to type, and 100,000 examples still meet a clash only once in 200 libraries.
-ID_LENGTH: Final = 10
-
 #: A beginning of an id shorter than this is more likely a slip than a name.
 SHORTEST: Final = 4
 
-_COLUMNS: Final = "id, session, at, source, model, question, answer, context, tools, score, correction, rated_at, split"
+_COLUMNS: Final = (
+    "id, session, at, source, model, question, answer, context, tools, score, correction, rated_at, split, "
+    "origin, failure"
+)
+
+#: As `Example.status` has it.
+_STATUS: Final = f"""CASE
+    WHEN failure NOTNULL AND correction ISNULL THEN 'rejected'
+    WHEN score ISNULL OR score = {CANDIDATE} THEN 'candidate'
+    WHEN score >= {GOOD} THEN 'usable'
+    ELSE 'rejected' END"""
 
 
 class Library:
@@ -51,26 +58,47 @@ class Library:
             self._open = None
 
     def add(self, turns: Iterable[Turn]) -> tuple[list[str], int]:
-        """Take in turns, each once however often it is given: ids of the new ones, number of those known already."""
-        new: list[str] = []
-        known = 0
-        now = _now()
+        """Take in turns, each once however often it is given: ids of the new ones, number of those known already.
+
+        A known one that was read from a file gains the model calls of a turn that was heard as it happened.
+        """
         with self._writing() as connection:
-            for turn in turns:
-                turn = turn.with_texts([storable(text) for text in turn.texts()])
-                key = identity(turn)
-                if connection.execute("SELECT 1 FROM examples WHERE identity = ?", (key,)).fetchone():
-                    known += 1
-                    continue
-                new.append(_insert(connection, turn, key, now))
-        return new, known
+            found = [take(connection, turn) for turn in turns]
+        new = [name for name, fresh in found if fresh]
+        return new, len(found) - len(new)
+
+    def take(self, turn: Turn) -> str:
+        """Like `add` for one turn: its id, whether it is new or was known."""
+        with self._writing() as connection:
+            return take(connection, turn)[0]
+
+    def keep_out(self, session: str) -> None:
+        """Never take in what a later harvest finds of `session`."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO private_sessions VALUES (?)", (digest(session),))
+
+    def kept_out(self, sessions: Iterable[str]) -> set[str]:
+        """Those of `sessions` that are to be kept out."""
+        with self._reading() as connection:
+            hashes = {row[0] for row in connection.execute("SELECT sha256 FROM private_sessions")}
+        return {session for session in sessions if digest(session) in hashes}
+
+    def taken_feedback(self) -> set[str]:
+        """Ids of the foreign ratings that were taken in."""
+        with self._reading() as connection:
+            return {row[0] for row in connection.execute("SELECT id FROM taken_feedback")}
+
+    def take_feedback(self, name: str) -> None:
+        """Note that a foreign rating was taken in."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO taken_feedback VALUES (?)", (name,))
 
     def rate(self, ids: Sequence[str], score: int) -> list[Example]:
         """Give examples a score from 1 to 5; NotFound, and nothing rated, where one of them is unknown."""
         with self._writing() as connection:
             found = [_one(connection, name).id for name in ids]
             connection.executemany(
-                "UPDATE examples SET score = ?, rated_at = ? WHERE id = ?", [(score, _now(), name) for name in found]
+                "UPDATE examples SET score = ?, rated_at = ? WHERE id = ?", [(score, now(), name) for name in found]
             )
             return [_one(connection, name) for name in found]
 
@@ -89,7 +117,7 @@ class Library:
             correction = None if text == example.answer.strip() else text
             connection.execute(
                 "UPDATE examples SET correction = ?, score = 5, rated_at = ? WHERE id = ?",
-                (correction, _now(), example.id),
+                (correction, now(), example.id),
             )
             return _one(connection, example.id)
 
@@ -106,9 +134,18 @@ class Library:
             return _one(connection, name)
 
     def find(
-        self, *, limit: int | None = None, unrated: bool = False, search: str | None = None, session: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        unrated: bool = False,
+        search: str | None = None,
+        session: str | None = None,
+        steps: bool = False,
     ) -> list[Example]:
-        """Examples, newest first. `search` looks in question, answer and correction, whatever the letters' case."""
+        """Examples, newest first, with their `steps` where they are wanted.
+
+        `search` looks in question, answer and correction, whatever the letters' case.
+        """
         where = ["1"]
         values: list[str | int] = []
         if unrated:
@@ -121,8 +158,28 @@ class Library:
             values += [len(session), session]
         query = f"SELECT {_COLUMNS} FROM examples WHERE {' AND '.join(where)} ORDER BY at DESC, rowid DESC LIMIT ?"
         with self._reading() as connection:
+            said = steps_of(connection) if steps else {}
             rows = connection.execute(query, [*values, -1 if limit is None else limit])
-            return [_example(row) for row in rows]
+            return [_example(row, said.get(row[0], ())) for row in rows]
+
+    def calls(self, name: str) -> tuple[Call, ...]:
+        """The model calls of an example, as they happened."""
+        query = (
+            "SELECT prompt, completion, coalesce(text, '') AS instructions, model, origin"
+            " FROM calls LEFT JOIN instructions ON sha256 = instructions WHERE example = ? ORDER BY number"
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query, (_one(connection, name).id,))
+            fields = [column[0] for column in rows.description]
+            return tuple(Call.model_validate(dict(zip(fields, row, strict=True))) for row in rows)
+
+    def same(self, question: str, answer: str) -> Example | None:
+        """The newest example with these very words, or None."""
+        where = "trim(question, char(9, 10, 13, 32)) = ? AND trim(answer, char(9, 10, 13, 32)) = ?"
+        query = f"SELECT {_COLUMNS} FROM examples WHERE {where} ORDER BY at DESC, rowid DESC LIMIT 1"
+        with self._reading() as connection:
+            row = connection.execute(query, (question.strip(), answer.strip())).fetchone()
+        return None if row is None else _example(row)
 
     def last_session(self) -> list[Example]:
         """The turns of the session that spoke last, newest first; empty where the library is."""
@@ -136,6 +193,7 @@ class Library:
         """How many examples there are of each kind."""
         with self._reading() as connection:
             scores = dict(connection.execute("SELECT score, count(*) FROM examples GROUP BY score"))
+            stands = dict(connection.execute(f"SELECT {_STATUS}, count(*) FROM examples GROUP BY 1"))
             splits = dict(connection.execute("SELECT split, count(*) FROM examples WHERE split NOTNULL GROUP BY split"))
             models = dict(connection.execute("SELECT coalesce(model, 'unknown'), count(*) FROM examples GROUP BY 1"))
             query = "SELECT count(*), count(DISTINCT session), count(correction) FROM examples"
@@ -144,9 +202,9 @@ class Library:
         return Counts(
             examples=total,
             sessions=sessions,
-            usable=sum(number for score, number in scores.items() if score >= GOOD),
-            candidates=unrated + scores.get(CANDIDATE, 0),
-            rejected=sum(number for score, number in scores.items() if score < CANDIDATE),
+            usable=stands.get("usable", 0),
+            candidates=stands.get("candidate", 0),
+            rejected=stands.get("rejected", 0),
             unrated=unrated,
             corrected=corrected,
             scores=scores,
@@ -162,7 +220,7 @@ class Library:
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
                 connection.create_function("holds", 2, _holds, deterministic=True)
-                prepare(connection, str(self.path))
+                prepare(connection, self.path)
             except BaseException:
                 connection.close()
                 raise
@@ -202,32 +260,6 @@ def _explained(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged or not a library ({error}).") from error
 
 
-def _insert(connection: sqlite3.Connection, turn: Turn, key: str, now: str) -> str:
-    length = ID_LENGTH
-    while connection.execute("SELECT 1 FROM examples WHERE id = ?", (key[:length],)).fetchone():
-        length += 2
-    context = [message.model_dump() for message in turn.context]
-    tools = [tool.model_dump() for tool in turn.tools]
-    connection.execute(
-        "INSERT INTO examples (id, identity, session, at, source, model, question, answer, context, tools, added_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            key[:length],
-            key,
-            turn.session,
-            turn.at,
-            turn.source,
-            turn.model,
-            turn.question,
-            turn.answer,
-            json.dumps(context, ensure_ascii=False),
-            json.dumps(tools, ensure_ascii=False),
-            now,
-        ),
-    )
-    return key[:length]
-
-
 def _one(connection: sqlite3.Connection, name: str) -> Example:
     # A range over the key's index, not a pattern: a rating reads one row of a large library, not all of them.
     query = f"SELECT {_COLUMNS} FROM examples WHERE id BETWEEN ? AND ? ORDER BY id LIMIT 2"
@@ -240,8 +272,8 @@ def _one(connection: sqlite3.Connection, name: str) -> Example:
     return _example(rows[0])
 
 
-def _example(row: Sequence[Any]) -> Example:
-    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+def _example(row: Sequence[Any], steps: tuple[str, ...] = ()) -> Example:
+    values: dict[str, Any] = dict(zip(_COLUMNS.split(", "), row, strict=True), steps=steps)
     values["context"] = json.loads(values["context"])
     values["tools"] = json.loads(values["tools"])
     return Example.model_validate(values)
@@ -249,7 +281,3 @@ def _example(row: Sequence[Any]) -> Example:
 
 def _holds(text: str, folded: str) -> bool:
     return folded in text.casefold()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ from ..errors import FinetuneError
 from ..paths import Home
 from ..settings import Settings
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "examine", "surface"]
 
 #: CPU features that decide which of the engine's backends runs, best first.
 FEATURES = ("amx_int8", "avx512_bf16", "avx512f", "avx2", "avx", "sse4_2")
@@ -36,6 +36,23 @@ def examine(home: Home, settings: Settings, host: str, config: Path | None) -> l
     return [
         *_platform(), *_engine(), *_memory(), *_disk(home), *_server(settings), _host(host, config), *_foreign_trainer()
     ]  # fmt: skip
+
+
+def surface(meton: Path) -> list[Finding]:
+    """What a Meton checkout has of all that the plugin relies on. Looks at its source, imports nothing."""
+    from ...host.launch import checked
+    from ...host.surface import in_source
+
+    there = in_source(checked(meton))
+    return [
+        Finding(
+            "ok" if found else "bad",
+            ".".join(need.label.split(".")[-2:]),
+            need.why,
+            "" if found else "missing: Meton starts without the plugin",
+        )
+        for need, found in there.items()
+    ]
 
 
 def _platform() -> Iterator[Finding]:

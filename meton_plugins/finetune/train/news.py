@@ -1,0 +1,77 @@
+"""What became of runs since the user was last told, and how long training would take here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..errors import FinetuneError
+from ..library import Library
+from ..paths import Home
+from ..settings import load
+from ..told import Told
+from .record import State
+from .runs import all_runs
+
+__all__ = ["news", "time_to_train"]
+
+#: Somebody who trained for a week without the chat wants no page of lines.
+LINES: Final = 3
+
+
+def news(home: Home) -> list[str]:
+    """A line for each run that has finished, failed or broken off since it was last told; each once."""
+    if not home.runs.is_dir():
+        return []
+    told = Told(home.told)
+    known = told.get("runs")
+    before = known if isinstance(known, dict) else {}
+    now: dict[str, str] = {}
+    lines = []
+    for run in all_runs(home.runs):
+        # A later run may have an earlier one's name.
+        key = f"{run.name}@{(run.folder / 'run.json').stat().st_mtime_ns}"
+        status, state = run.status, run.state
+        mark = f"{state.attempt}:{status}"
+        if state.attempt == 0 or status not in ("finished", "failed", "interrupted"):
+            mark = before.get(key, "")
+        elif before.get(key) != mark:
+            lines.append(_line(run.name, status, state))
+        now[key] = mark
+    if now != before:
+        told.put("runs", now)
+    more = len(lines) - LINES
+    return [f"{more} more runs have ended: see /finetune runs.", *lines[-LINES:]] if more > 0 else lines
+
+
+def time_to_train(home: Home, library: Library) -> str | None:
+    """In words, how long the usable examples would train, as fast as the newest run; None where none was measured."""
+    rows = library.counts().usable
+    for run in reversed(all_runs(home.runs)):
+        state = run.state
+        if state.tokens_per_s and state.step and state.trained_seconds > 0:
+            try:
+                per_row = state.trained_seconds / (state.step * run.record.settings.batch_size)
+                seconds = rows * per_row * load(home.settings).train.epochs
+            except FinetuneError:
+                return None
+            return _words(seconds) if rows else None
+    return None
+
+
+def _line(name: str, status: str, state: State) -> str:
+    if status == "finished":
+        loss = state.validation_loss if state.best_loss is None else state.best_loss
+        known = loss is not None and state.base_loss is not None
+        better = f" (validation loss {state.base_loss:.2f} → {loss:.2f})" if known else ""
+        return f"The run {name} has finished{better}: /export model {name} makes a model of it."
+    if status == "failed":
+        return f"The run {name} has failed: {state.error or f'see /finetune logs {name}'}"
+    return f"The run {name} was interrupted: /finetune resume {name} goes on with it."
+
+
+def _words(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"about {round(seconds / 60)} min"
+    return f"about {seconds / 3600:.1f} h"
