@@ -85,8 +85,11 @@ def test_exception_of_the_library_is_a_sentence(engine: Engine, tmp_path: Path) 
     assert field is not None
     tokens = [f"<gone {text[3:]}" if text.startswith("<0x") else text for text in field.contents()]
     bad = rewrite(base, tmp_path / "bad.gguf", add={"tokenizer.ggml.tokens": tokens})
+    chat = [{"role": "user", "content": "日本"}, {"role": "assistant", "content": "日本"}]
+    log = tmp_path / "engine.log"
     with pytest.raises(EngineError, match=r"abort.*Its last words: .*terminating.*key not found"):
-        jobs.count_tokens(bad, [[{"role": "user", "content": "日本"}, {"role": "assistant", "content": "日本"}]])
+        run_job("count", base=str(bad), chats=[chat], log=log)
+    assert "__libc_start" not in log.read_text(errors="replace")  # no debugger was started, where there is one
 
 
 def test_base_that_the_library_refuses_says_why(engine: Engine, tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_killed_while_it_works(engine: Engine, base: BaseMaker, kill: signal.Sig
 
 
 def test_ctrl_c_is_not_the_childs(engine: Engine, base: BaseMaker) -> None:
-    with Child(_generate(base(), chats=[CHAT] * 20)) as child:
+    with Child(_generate(base(), chats=[CHAT] * 300)) as child:
         events: list[dict[str, Any]] = []
         for event in child:
             if not events:
@@ -247,26 +250,44 @@ def test_words_to_a_dead_child_are_lost_quietly(fake: Fake) -> None:
             child.send("stop")
 
 
-def test_child_dies_with_its_parent(engine: Engine, base: BaseMaker) -> None:
+@pytest.mark.parametrize(
+    "held",
+    [
+        False,
+        pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's.")),
+    ],
+    ids=["its-input-ends", "its-input-is-held-open"],
+)
+def test_child_dies_with_its_parent(engine: Engine, base: BaseMaker, held: bool) -> None:
     job = _generate(base(), chats=[CHAT] * 500, limit=200)
     script = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import os, sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
         "from meton_plugins.finetune.engine.process import Child\n"
         f"with Child({job!r}) as child:\n"
-        "    for _ in child:\n"
-        "        print(child.process.pid, flush=True)\n"
+        "    next(iter(child))\n"
+        f"    holder = os.fork() if {held} else 0\n"
+        f"    if {held} and not holder:\n"
+        "        time.sleep(30)\n"
+        "        os._exit(0)\n"
+        "    print(child.process.pid, holder, flush=True)\n"
+        "    time.sleep(30)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    holder = 0
     try:
         assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
+        pid, holder = (int(word) for word in parent.stdout.readline().split())
         assert not gone(pid, 0.1)
         parent.kill()
         parent.wait()
         assert gone(pid)
     finally:
         parent.kill()
-        parent.communicate()
+        parent.wait()
+        if holder:
+            os.kill(holder, signal.SIGKILL)
+        assert parent.stdout is not None
+        parent.stdout.close()
 
 
 def test_child_ends_when_nobody_writes_to_it(engine: Engine, base: BaseMaker) -> None:

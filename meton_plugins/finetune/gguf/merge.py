@@ -119,7 +119,7 @@ def _copy_metadata(source: GGUFReader, writer: GGUFWriter) -> None:
     from gguf import GGUFValueType
 
     for key, entry in source.fields.items():
-        # The writer adds its own header and architecture; the type of the file is no longer the base's.
+        # The writer adds its own header and architecture; type and alignment of the file are no longer the base's.
         if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type", "general.alignment"):
             continue
         value: Any = entry.contents()
@@ -129,8 +129,6 @@ def _copy_metadata(source: GGUFReader, writer: GGUFWriter) -> None:
             continue  # the format cannot say what an empty array would hold
         writer.add_key_value(key, value, kind, inner)
     writer.add_file_type(1)
-    if "general.alignment" in source.fields:
-        writer.add_custom_alignment(source.alignment)  # the key alone would leave the tensors where they are not
 
 
 def _halved(tensor: ReaderTensor, delta: Delta | None) -> npt.NDArray[np.float16]:

@@ -131,11 +131,9 @@ def _alone(said: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
     """Ways to tokenize what follows a prompt apart from it, where a token would cross the seam.
 
     SentencePiece puts a space before a text of its own and after every control token. The model is not to learn one
-    that is not in the answer: either the answer's own first space is left to the tokenizer, or a newline goes before.
+    that is not in the answer, so a newline goes before it and is taken off again.
     """
     yield tokenizer.encode(said, start=False)
-    if said.startswith(" "):
-        yield tokenizer.encode(said[1:], start=False)
     tokens = tokenizer.encode("\n" + said, start=False)
     for cut in range(1, len(tokens)):
         if b"".join(tokenizer.piece(token) for token in tokens[:cut]).lstrip(b" ") == b"\n":
