@@ -11,15 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "meton_plugins"
 #: Low to high: a module imports only from those before it, or from its own package.
 ORDER = (
-    "errors", "paths", "settings", "turn", "form", "formats", "gguf", "library", "collect", "curate", "engine", "train",
-    "serve", "report", "commands", "tools", "plugin", "__main__",
+    "errors", "paths", "settings", "settings_file", "told", "turn", "form", "formats", "gguf", "library", "collect", "curate", "engine", "train",
+    "serve", "report", "commands", "tools", "plugin", "shell", "__main__",
 )  # fmt: skip
 #: What shows something to people, or hears them.
-SHOWS = ("commands", "tools", "plugin", "__main__")
+SHOWS = ("commands", "tools", "plugin", "shell", "__main__")
 SCREEN = ("rich", "argparse", "prompt_toolkit")
-#: What each part may take of the host: types for all of these, and where errors are shown, its errors.
+#: What each part may take of the host: its types, and where errors are shown, its errors. The shell starts and installs
+#: hosts, the doctor looks at one.
 HOST = {
-    "serve": ("host.api",), "commands": ("host.api", "host.errors"), "tools": ("host.api",), "plugin": ("host.api",),
+    "collect": ("host.api",), "serve": ("host.api",), "commands": ("host.api", "host.errors"), "tools": ("host.api",),
+    "plugin": ("host.api",), "report": ("host.launch", "host.surface"),
+    "shell": ("host.console", "host.environment", "host.errors", "host.install", "host.launch", "host.manifest"),
     "__main__": ("host", "host.console", "host.errors", "host.manifest"),
 }  # fmt: skip
 LONGEST = 300
