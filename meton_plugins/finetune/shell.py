@@ -81,8 +81,10 @@ def _install(host: ConsoleHost, words: Sequence[str]) -> int:
     say(host, f"✓ {checkout} loads the plugin at its next start.", "green")
     for line in done:
         note(host, f"  {line}")
-    note(host, f"Everything of the plugin's lies in {_data(checkout)}: `git clean -fdx` would delete it, and "
-         "`/dataset backup` saves it.")  # fmt: skip
+    note(
+        host,
+        f"Everything of the plugin's lies in {_data(checkout)}: `git clean -fdx` would delete it, so copy it first.",
+    )
     return 0
 
 
