@@ -343,7 +343,7 @@ def test_half_an_adapter_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     saved(folder, 5)
     with pytest.raises(
-        EngineError, match=r"^The adapter could not be written to .*: make room, then resume\.$"
+        EngineError, match=r"^The adapter could not be written to .*: if the disk is full, make room, then resume\.$"
     ) as caught:
         saved(folder, 6, Weights(half=True))
     assert isinstance(caught.value, FinetuneError)

@@ -43,7 +43,9 @@ def save_adapter(trainer: RowTrainer, path: Path) -> None:
         with replacing_path(path) as temporary:
             tidy(raw, temporary)
     except ModelError as error:  # half a file, to which the library said yes
-        raise EngineError(f"The adapter could not be written to {path}: make room, then resume.") from error
+        raise EngineError(
+            f"The adapter could not be written to {path}: if the disk is full, make room, then resume."
+        ) from error
     finally:
         raw.unlink(missing_ok=True)
 

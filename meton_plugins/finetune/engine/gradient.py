@@ -152,7 +152,9 @@ class RowTrainer:
     def save(self, path: Path) -> None:
         """Write the adapter as GGUF to `path`."""
         if not self.library.llama_lora_save_adapter(self.adapter, str(path).encode(), self.model.handle):
-            raise EngineError(f"The adapter could not be written to {path}: make room, then resume.")
+            raise EngineError(
+                f"The adapter could not be written to {path}: if the disk is full, make room, then resume."
+            )
 
     def _run(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_], *, train: bool) -> None:
         length = len(tokens) - 1
