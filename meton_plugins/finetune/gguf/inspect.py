@@ -14,7 +14,16 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-__all__ = ["ARCHITECTURES", "TRAINABLE_TYPES", "GgufInfo", "check_trainable", "fingerprint", "inspect", "open_gguf"]
+__all__ = [
+    "ARCHITECTURES",
+    "TRAINABLE_TYPES",
+    "GgufInfo",
+    "check_trainable",
+    "fingerprint",
+    "inspect",
+    "open_gguf",
+    "sha256_of",
+]
 
 #: Architectures whose gradients our tests compare with finite differences.
 ARCHITECTURES: Final = ("llama", "qwen2", "qwen3")
@@ -155,8 +164,11 @@ def check_trainable(info: GgufInfo) -> None:
 def fingerprint(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
     """sha256 of the file, as hex. An Ollama blob's own name is taken for it. `progress(bytes_done, bytes_total)`."""
     named = BLOB.fullmatch(path.name)
-    if named:
-        return named.group(1)
+    return named.group(1) if named else sha256_of(path, progress)
+
+
+def sha256_of(path: Path, progress: Callable[[int, int], None] | None = None) -> str:
+    """sha256 of the file's bytes, whatever its name, as hex. `progress(bytes_done, bytes_total)`."""
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import ConfigError, FinetuneError, ModelError, ServerError
+from ..gguf.inspect import sha256_of
 from ..paths import Home, check_name, private_dir, write_json
 from .modelfile import Modelfile, parameters_overridden_by_meton, to_create_request
 from .names import check_model_name
@@ -21,7 +22,7 @@ from .names import check_model_name
 if TYPE_CHECKING:
     from .ollama import Server, Show
 
-__all__ = ["PREFIX", "Registered", "list_registered", "register", "sha256_of"]
+__all__ = ["PREFIX", "Registered", "list_registered", "register"]
 
 #: Before each name, so that nobody's own models are ever touched.
 PREFIX: Final = "meton-"
@@ -50,18 +51,6 @@ class Registered(BaseModel):
     warnings: tuple[str, ...] = ()
     notes: dict[str, Any] = {}
     fresh: bool = False
-
-
-def sha256_of(path: Path, progress: Progress | None = None) -> str:
-    """The file's SHA-256 in hex."""
-    total, done, digest = path.stat().st_size, 0, hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-            done += len(chunk)
-            if progress:
-                progress(done, total)
-    return digest.hexdigest()
 
 
 def register(
