@@ -54,6 +54,28 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE private_sessions (sha256 TEXT PRIMARY KEY)",
         "CREATE TABLE taken_feedback (id TEXT PRIMARY KEY)",
     ),
+    (
+        """CREATE TABLE tags (
+            example TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
+            tag TEXT NOT NULL,
+            PRIMARY KEY (example, tag)
+        )""",
+        # What the user had forgotten, by the hash of its words: a later harvest or import leaves it out.
+        "CREATE TABLE tombstones (sha256 TEXT PRIMARY KEY, at TEXT NOT NULL)",
+        # Near-duplicates: which examples were compared, by the hash of what was compared, and what was alike.
+        """CREATE TABLE compared (
+            example TEXT PRIMARY KEY REFERENCES examples (id) ON DELETE CASCADE,
+            mark BLOB NOT NULL
+        )""",
+        """CREATE TABLE alike (
+            a TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
+            b TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
+            question REAL NOT NULL,
+            answer REAL NOT NULL,
+            PRIMARY KEY (a, b)
+        )""",
+        "CREATE INDEX alike_b ON alike (b)",
+    ),
 )
 VERSION: Final = len(MIGRATIONS)
 
