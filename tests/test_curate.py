@@ -271,7 +271,7 @@ def test_rows_hold_the_form_and_the_context(library: Library, place: Home) -> No
     fill(library)
     built = dataset.load(place.datasets / dataset.build(library, BuildSettings(context_turns=1), place.datasets).id)
     rows = {row.id: row for row in built.train + built.validation + built.heldout}
-    assert len(rows) == 36
+    assert len(rows) == 36 + 2
     last = next(e for e in library.find() if e.question == "What of 4 and 2?")
     [user, assistant] = rows[last.id].messages
     assert user.content == form.prompt(last.question, last.context[-2:])
@@ -281,6 +281,38 @@ def test_rows_hold_the_form_and_the_context(library: Library, place: Home) -> No
     row = next(row for row in plain.train + plain.validation + plain.heldout if row.id == last.id)
     assert [m.role for m in row.messages] == ["user", "assistant"] * 3
     assert row.messages[-1].content == last.answer
+
+
+def test_some_training_answers_are_there_as_plain_chats_too(library: Library, place: Home) -> None:
+    fill(library)
+
+    def built(**changes: Any) -> dataset.Dataset:
+        manifest = dataset.build(library, BuildSettings(**changes), place.datasets)
+        return dataset.load(place.datasets / manifest.id)
+
+    none, half = built(plain_share=0.0), built(plain_share=0.5)
+    assert not any(row.id.endswith("#plain") for row in none.train)
+    plain = [row for row in half.train if row.id.endswith("#plain")]
+    assert [row for row in half.train if row not in plain] == none.train
+    assert len(plain) == half.manifest.plain == round(len(none.train) / 2)
+    assert half.validation == none.validation
+    assert half.heldout == none.heldout
+    answers = {example.id: example.answer for example in library.find()}
+    for row in plain:
+        assert row.messages[-1].content == answers[row.id.removesuffix("#plain")]
+        assert "THOUGHT" not in repr(row)
+    assert not built(plain_share=0.5, form="plain").manifest.plain
+    assert built(plain_share=0.5).id == half.id
+
+
+def test_a_correction_in_the_form_is_plain_in_a_plain_chat(library: Library, place: Home) -> None:
+    ids = fill(library, 1)
+    for name in ids:
+        library.fix(name, form.wrap(f"Better {name}."))
+    built = dataset.build(library, BuildSettings(plain_share=1.0), place.datasets)
+    rows = [row for row in dataset.load(place.datasets / built.id).train if row.id.endswith("#plain")]
+    assert rows
+    assert {row.messages[-1].content for row in rows} <= {f"Better {name}." for name in ids}
 
 
 def test_tools_are_part_of_what_is_asked(library: Library, place: Home) -> None:
@@ -367,7 +399,7 @@ def test_tokens_are_counted_where_somebody_counts(library: Library, place: Home)
     base = {"name": "tiny.gguf"}
     tokens = dataset.build(library, BuildSettings(), place.datasets, base=base, count_tokens=count).tokens
     assert tokens is not None
-    assert (tokens.min, tokens.max, tokens.total) == (20, 600, 600 + 10 * sum(range(2, 37)))
+    assert (tokens.min, tokens.max, tokens.total) == (20, 600, 600 + 10 * sum(range(2, 39)))
     assert tokens.over == {512: 1, 1024: 0, 2048: 0, 4096: 0}
     assert tokens.base == base
     assert dataset.build(library, BuildSettings(), place.datasets).tokens == tokens

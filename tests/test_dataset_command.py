@@ -79,7 +79,7 @@ def test_the_whole_way(full: Typed) -> None:
     assert "(demo)" in out
     [version] = full.json("versions")
     assert version["names"] == ["demo"]
-    assert (version["train"], version["validation"], version["heldout"]) == (27, 9, 8)
+    assert (version["train"], version["validation"], version["heldout"]) == (30, 9, 8)
     assert full.json("stats")["splits"] == {"train": 27, "validation": 9, "heldout": 8}
     assert "demo" in full("versions")
     assert "44" in full("stats")
@@ -304,7 +304,7 @@ def test_tokens_by_the_base(full: Typed, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("meton_plugins.finetune.engine.jobs.count_tokens", count)
     out = full(f"build --unrated --base {base} --chat-template chatml")
-    assert "44 chats longer than 1024 tokens" in out
+    assert "47 chats longer than 1024 tokens" in out
     assert asked == [(base, "chatml")]
     assert full.json("build --unrated")["tokens"]["base"] == {"name": str(base), "file": "base.gguf", "bytes": 4}
 

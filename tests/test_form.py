@@ -136,3 +136,52 @@ def test_instructions_are_told_from_the_rest(own: str) -> None:
     assert divide(instructions + own) == (instructions, own)
     assert divide(own) == ("", own)
     assert divide("You are someone else. " * 200) == ("", "You are someone else. " * 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("CRITICAL - EXACT TOOL NAMES (copy these):\na_tool, b.c\n\nmore", ("a_tool", "b.c")),
+        ("EXACT TOOL NAMES:\nonly_one", ("only_one",)),
+        ("EXACT TOOL NAMES:\n\nnone here", ()),
+        ("EXACT TOOL NAMES:\nrm -rf /, ok, [bold]\n", ("ok",)),
+        ("no such section: a, b", ()),
+        ("", ()),
+    ],
+    ids=["two", "one", "empty", "hostile", "other", "nothing"],
+)
+def test_tools_that_instructions_offer(text: str, names: tuple[str, ...]) -> None:
+    assert form.tools_in(text) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("THOUGHT: t\nACTION: NONE\nACTION_INPUT:\nANSWER: a", True),
+        ("THOUGHT: t\nACTION: reader\nACTION_INPUT: {}\nANSWER:", True),
+        ("ANSWER: a", True),
+        ("THOUGHT: t\nACTION: reader\nACTION_INPUT: {}", False),
+        ("**ANSWER:** a", False),
+        ("Use FastAPI.", False),
+        ("THOUGHT: t\nACTION: NONE\nACTION_INPUT:\nANSWER:", False),
+        ("", False),
+    ],
+    ids=["answer", "tool", "only-answer", "no-answer-head", "bold", "plain", "empty-answer", "nothing"],
+)
+def test_keeping_the_form(text: str, kept: bool) -> None:
+    assert form.keeps(text) is kept
+
+
+def test_the_answer_of_a_text() -> None:
+    assert form.answer_of(form.wrap("Use FastAPI.\n\nIt is quick.")) == "Use FastAPI.\n\nIt is quick."
+    assert form.answer_of("Use ANSWER: as a head.") == "Use ANSWER: as a head."
+
+
+def test_a_full_prompt_divides_where_metons_does() -> None:
+    instructions = "You are Meton.\n" + "Do this.\n" * 200 + "\n"
+    context = [Message(role="user", content="Hi"), Message(role="assistant", content="x" * 300)]
+    text = form.full_prompt(instructions, " Why? ", context)
+    assert divide(text) == (instructions, text[len(instructions) :])
+    assert text[len(instructions) :].startswith("Recent Conversation:\nUSER: Hi\nASSISTANT: " + "x" * 200 + "...\n")
+    assert "\nUser Query: Why?\n\nNow, think step by step" in text
+    assert text.endswith("ready to give the final ANSWER")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -601,12 +602,27 @@ def test_all_rows_of_a_turn_lie_on_one_side(chat: Chat) -> None:
     for number in range(50):
         chat(f"/dataset rate good --turn -{50 - number}")
     with chat.library as library:
-        manifest = dataset.build(library, BuildSettings(), chat.home.datasets)
+        manifest = dataset.build(library, BuildSettings(plain_share=0), chat.home.datasets)
     whole = dataset.load(chat.home.datasets / manifest.id)
     sides = [{row.id.split("#")[0] for row in side} for side in (whole.train, whole.validation, whole.heldout)]
     assert all(sides)
     assert sum(map(len, sides)) == len(set.union(*sides))
     assert [manifest.counts[side] for side in ("train", "validation", "heldout")] == [2 * len(side) for side in sides]
+
+
+def test_rows_name_the_tools_that_the_model_was_told_of(chat: Chat) -> None:
+    said = "Long instructions. " * 100
+    tools = "CRITICAL - EXACT TOOL NAMES (copy these exactly in your ACTION field):\nfile_operations, web_search, <x>\n"
+    heard = finished(1)
+    calls = tuple(replace(call, prompt=f"{said}\n{tools}\nUser Query: {heard.question}") for call in heard.calls)
+    chat.say(replace(heard, calls=calls))
+    chat("/+")
+    _, rows = built(chat)
+    assert rows
+    for asked, _ in rows.values():
+        assert "\nTools: file_operations, web_search\n" in asked
+    with chat.library as library:
+        assert library.newest_instructions() == f"{said}\n{tools}\n"
 
 
 def test_secrets_in_completions_are_taken_out_again_when_building(chat: Chat) -> None:

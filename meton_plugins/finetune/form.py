@@ -12,7 +12,20 @@ from typing import Final
 
 from .turn import Message, ToolUse
 
-__all__ = ["COMPACT_INSTRUCTIONS", "Step", "divide", "parse", "prompt", "render", "score", "wrap"]
+__all__ = [
+    "COMPACT_INSTRUCTIONS",
+    "Step",
+    "answer_of",
+    "divide",
+    "full_prompt",
+    "keeps",
+    "parse",
+    "prompt",
+    "render",
+    "score",
+    "tools_in",
+    "wrap",
+]
 
 COMPACT_INSTRUCTIONS: Final = """\
 You are Meton, a local coding assistant. Reply in four parts:
@@ -22,6 +35,22 @@ ACTION_INPUT: JSON for the tool, or empty
 ANSWER: the final answer, or empty while a tool is needed"""
 
 TAIL: Final = "Reply with THOUGHT, ACTION, ACTION_INPUT and ANSWER."
+
+#: The end of Meton's own prompt, from the question on (core/agent.py), for questions that no call was heard of.
+_FULL_TAIL: Final = """User Query: {question}
+
+Now, think step by step and respond with THOUGHT, ACTION, ACTION_INPUT, and ANSWER.
+
+CRITICAL RULES:
+1. If you just received a tool result above, you MUST provide an ANSWER based on that result
+2. DO NOT call the same tool twice in a row with the same input
+3. After getting a file's contents or other tool result, immediately provide your ANSWER
+4. Only use ACTION: NONE when you're ready to give the final ANSWER"""
+
+#: Where Meton's instructions name its tools, in one line.
+_TOOLS: Final = re.compile(r"EXACT TOOL NAMES[^\n]*:\n([^\n]+)")
+#: A name that may stand in a prompt; anything else is not a tool of Meton's.
+_TOOL_NAME: Final = re.compile(r"[A-Za-z_][\w.-]{0,63}")
 
 #: Meton shows its agent this much of each earlier message; a longer one would train on what is never served.
 CONTEXT_LIMIT: Final = 200
@@ -75,6 +104,12 @@ def parse(text: str) -> Step | None:
     return Step(parts.get("THOUGHT", ""), action, _unfenced(parts.get("ACTION_INPUT", "")).strip(), answer)
 
 
+def answer_of(text: str) -> str:
+    """The answer in a text that is in the form; any other text is one already."""
+    step = parse(text) if score(text) == 1.0 else None
+    return text if step is None or not step.answer else step.answer
+
+
 def wrap(answer: str, thought: str = THOUGHT) -> str:
     """`answer` as a final step in the form; a text that is already one is left as it is."""
     answer = answer.strip()
@@ -98,18 +133,42 @@ def divide(prompt: str) -> tuple[str, str]:
     return prompt[:cut], prompt[cut:]
 
 
-def prompt(question: str, context: Sequence[Message] = (), tools: Sequence[ToolUse] = ()) -> str:
-    """What the model is asked: instructions, earlier messages and tool results as Meton shows them, the question."""
+def tools_in(instructions: str) -> tuple[str, ...]:
+    """The tools that Meton's instructions offer, by the names that ACTION takes; empty where they name none."""
+    match = _TOOLS.search(instructions)
+    names = [name.strip() for name in match.group(1).split(",")] if match else []
+    return tuple(name for name in names if _TOOL_NAME.fullmatch(name))
+
+
+def prompt(
+    question: str, context: Sequence[Message] = (), tools: Sequence[ToolUse] = (), offered: Sequence[str] = ()
+) -> str:
+    """What the model is asked: instructions with the names of the `offered` tools, then as Meton shows them earlier
+    messages, the question and the results of `tools`.
+    """
     parts = [COMPACT_INSTRUCTIONS]
+    if offered:
+        parts[0] += f"\nTools: {', '.join(offered)}"
     if context:
-        lines = [f"{message.role.upper()}: {_cut(message.content, CONTEXT_LIMIT)}" for message in context]
-        parts.append("\n".join(["Recent Conversation:", *lines]))
+        parts.append(_conversation(context))
     parts.append(f"User Query: {question.strip()}")
     if tools:
         lines = [f"- {tool.name}: {_cut(tool.output, TOOL_LIMIT)}" for tool in tools]
         parts.append("\n".join(["Previous Tool Calls:", *lines]))
     parts.append(TAIL)
     return "\n\n".join(parts)
+
+
+def full_prompt(instructions: str, question: str, context: Sequence[Message] = ()) -> str:
+    """What Meton sends at the first step of a turn: its whole `instructions`, the conversation, the question."""
+    conversation = _conversation(context) if context else ""
+    return f"{instructions}{conversation}\n\n\n\n\n\n{_FULL_TAIL.format(question=question.strip())}"
+
+
+def keeps(text: str) -> bool:
+    """Whether Meton can go on with `text`: an exact head `ANSWER:` is there, and an answer or a tool to run."""
+    step = parse(text)
+    return step is not None and any(match.group(1) == "ANSWER" for match in _EXACT.finditer(text))
 
 
 def score(text: str) -> float:
@@ -130,6 +189,11 @@ def score(text: str) -> float:
     exact = 0.5 * len(kept) / len(SECTIONS) * (1.0 if in_order else 0.5)
     leading = 1.0 if text.lstrip().startswith("THOUGHT:") or not heads else 0.9
     return round((found + exact) * leading, 4)
+
+
+def _conversation(context: Sequence[Message]) -> str:
+    lines = [f"{message.role.upper()}: {_cut(message.content, CONTEXT_LIMIT)}" for message in context]
+    return "\n".join(["Recent Conversation:", *lines])
 
 
 def _parts(text: str) -> dict[str, str]:

@@ -76,6 +76,9 @@ class BuildSettings(_Options):
     form: Literal["meton", "plain"] = Field(
         "meton", description="meton: answers keep Meton's THOUGHT/ACTION/ANSWER form; plain: text alone"
     )
+    plain_share: Fraction = Field(
+        0.1, description="with the meton form: part of the training answers that is there as plain chats too"
+    )
 
 
 class HarvestSettings(_Options):

@@ -130,7 +130,10 @@ def built(host: Host, manifest: Manifest, path: Path, name: str | None) -> None:
     """A dataset that was frozen."""
     funnel(host, manifest.funnel, manifest.counts)
     say(host, f"Dataset {manifest.id}{f' ({name})' if name else ''}: {path}", "bold")
-    answers, chats = sum(manifest.examples.values()), sum(manifest.counts.get(side, 0) for side, _ in SIDES)
+    answers = sum(manifest.examples.values())
+    chats = sum(manifest.counts.get(side, 0) for side, _ in SIDES) - manifest.plain
+    if manifest.plain:
+        note(host, f"{_many(manifest.plain, 'answer')} to train once more as a plain chat (--plain-share)")
     if manifest.examples and answers != chats:
         note(host, f"{_many(answers, 'answer')} gave {_many(chats, 'chat')}: one for each call of the model")
     if manifest.counts.get("pairs"):

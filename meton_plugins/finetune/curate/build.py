@@ -22,7 +22,7 @@ from ..settings import BuildSettings
 from ..turn import Message
 from .funnel import Funnel, sift
 from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, TokenStats, read_manifest
-from .rows import prompt, rows, said
+from .rows import plain_rows, prompt, rows, said
 from .split import assign
 
 __all__ = ["NAMES", "CountTokens", "Plan", "build", "plan"]
@@ -81,6 +81,8 @@ def build(
         check_name(name, "dataset")
     made = _decided(library, settings)
     sides = {split: [row for example in made.side(split) for row in rows(example, settings)] for split in FILES}
+    plain = plain_rows(made.side("train"), settings)
+    sides["train"] += plain
     content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
     files = {file: _entry(raw) for file, raw in content.items()}
@@ -95,6 +97,7 @@ def build(
         funnel=made.funnel.stages,
         examples={split: len(made.side(split)) for split in FILES},
         counts={**{split: len(side) for split, side in sides.items()}, "pairs": files[PAIRS].lines},
+        plain=len(plain),
         sessions={split: len({row.session for row in side}) for split, side in sides.items()},
         secrets=dict(made.funnel.secrets),
         files=files,

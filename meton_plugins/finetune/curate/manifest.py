@@ -90,6 +90,8 @@ class Manifest(BaseModel):
     counts: dict[str, int]
     #: Answers of each side; each gives a row, or one for each call of the model. Empty where an older version built.
     examples: dict[str, int] = Field(default_factory=dict)
+    #: Rows of the training side that say an answer once more as a plain chat.
+    plain: int = 0
     sessions: dict[str, int]
     secrets: dict[str, int]
     files: dict[str, FileEntry]

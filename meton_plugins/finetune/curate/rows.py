@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from ..settings import BuildSettings
 from ..turn import Message, ToolUse
 from .manifest import Row
 
-__all__ = ["prompt", "rows", "said"]
+__all__ = ["plain_rows", "prompt", "rows", "said"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,23 @@ def rows(example: Example, settings: BuildSettings) -> list[Row]:
     ]
 
 
+def plain_rows(examples: Sequence[Example], settings: BuildSettings) -> list[Row]:
+    """Some of `examples` once more as plain chats, `plain_share` of them: a model that has only ever seen the agent's
+    form cannot talk without it. Which ones is decided by hash, so that the same library gives the same rows.
+    """
+    number = round(settings.plain_share * len(examples)) if settings.form == "meton" else 0
+    chosen = sorted(examples, key=lambda example: hashlib.sha256(f"plain:{example.id}".encode()).digest())[:number]
+    plain = settings.model_copy(update={"form": "plain"})
+    wanted = sorted(chosen, key=lambda example: (example.at, example.id))
+    return [_row(f"{e.id}#plain", e, prompt(e, plain), said(form.answer_of(e.target), plain)) for e in wanted]
+
+
 def prompt(example: Example, settings: BuildSettings, tools: Sequence[ToolUse] | None = None) -> list[Message]:
     """What the model is asked, after it has seen the results of `tools`, by default all of the example's."""
     context = example.context[-2 * settings.context_turns :] if settings.context_turns else ()
     seen = example.tools if tools is None else tools
     if settings.form == "meton":
-        return [Message(role="user", content=form.prompt(example.question, context, seen))]
+        return [Message(role="user", content=form.prompt(example.question, context, seen, example.offered))]
     question = example.question
     if seen:
         results = "\n".join(f"- {tool.name}: {tool.output[: form.TOOL_LIMIT]}" for tool in seen)

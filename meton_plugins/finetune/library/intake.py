@@ -11,10 +11,11 @@ from typing import Final
 
 from pydantic import BaseModel
 
+from ..form import tools_in
 from ..turn import AGENT, Call, Turn, storable
 from .records import identity
 
-__all__ = ["digest", "now", "steps_of", "take"]
+__all__ = ["Offered", "digest", "now", "steps_of", "take"]
 
 #: Hexadecimal digits of an id: short to type, and 100,000 examples still meet a clash only once in 200 libraries.
 ID_LENGTH: Final = 10
@@ -81,6 +82,23 @@ def steps_of(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
     for name, completion in connection.execute(query, (AGENT,)):
         found.setdefault(name, []).append(completion)
     return {name: tuple(texts) for name, texts in found.items()}
+
+
+class Offered:
+    """Which tools each example's model was told of; where that is not known, those of the newest call in the library.
+
+    The instructions are read once for each hash: they are 56,000 characters long.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        texts = connection.execute("SELECT sha256, text FROM instructions")
+        names = {sha256: tools_in(text) for sha256, text in texts}
+        query = "SELECT example, instructions FROM calls WHERE origin = ? AND instructions NOTNULL ORDER BY rowid"
+        self._of = {example: names[sha256] for example, sha256 in connection.execute(query, (AGENT,))}
+        self._newest = next(reversed(self._of.values()), ())
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        return self._of.get(name, self._newest)
 
 
 def _json(parts: Sequence[BaseModel]) -> str:

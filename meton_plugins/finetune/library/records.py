@@ -27,7 +27,8 @@ _PLACEHOLDER_NUMBER: Final = re.compile(r"(<[A-Z_]+_)\d+>")
 class Example(BaseModel):
     """One question and answer of the library.
 
-    `steps` are the completions of its agent's own model calls, in order; they are read only where somebody asks.
+    `steps` are the completions of its agent's own model calls, in order, and `offered` the tools that it was told of;
+    they are read only where somebody asks.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +49,7 @@ class Example(BaseModel):
     origin: str = AGENT
     failure: str | None = None
     steps: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:

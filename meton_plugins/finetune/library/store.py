@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ..errors import BusyError, DataError, NotFound
 from ..paths import private_dir
-from ..turn import Call, Turn, storable
-from .intake import digest, now, steps_of, take
+from ..turn import AGENT, Call, Turn, storable
+from .intake import Offered, digest, now, steps_of, take
 from .records import CANDIDATE, GOOD, Counts, Example, Split
 from .schema import prepare
 
@@ -142,7 +142,7 @@ class Library:
         session: str | None = None,
         steps: bool = False,
     ) -> list[Example]:
-        """Examples, newest first, with their `steps` where they are wanted.
+        """Examples, newest first, with their `steps` and `offered` tools where `steps` are wanted.
 
         `search` looks in question, answer and correction, whatever the letters' case.
         """
@@ -158,9 +158,11 @@ class Library:
             values += [len(session), session]
         query = f"SELECT {_COLUMNS} FROM examples WHERE {' AND '.join(where)} ORDER BY at DESC, rowid DESC LIMIT ?"
         with self._reading() as connection:
-            said = steps_of(connection) if steps else {}
-            rows = connection.execute(query, [*values, -1 if limit is None else limit])
-            return [_example(row, said.get(row[0], ())) for row in rows]
+            rows = connection.execute(query, [*values, -1 if limit is None else limit]).fetchall()
+            if not steps:
+                return [_example(row) for row in rows]
+            said, offered = steps_of(connection), Offered(connection)
+            return [_example(row, said.get(row[0], ()), offered[row[0]]) for row in rows]
 
     def calls(self, name: str) -> tuple[Call, ...]:
         """The model calls of an example, as they happened."""
@@ -172,6 +174,16 @@ class Library:
             rows = connection.execute(query, (_one(connection, name).id,))
             fields = [column[0] for column in rows.description]
             return tuple(Call.model_validate(dict(zip(fields, row, strict=True))) for row in rows)
+
+    def newest_instructions(self) -> str | None:
+        """The constant part of the newest call of the agent's model; None where none was heard."""
+        query = (
+            "SELECT text FROM calls JOIN instructions ON sha256 = instructions WHERE origin = ?"
+            " ORDER BY calls.rowid DESC LIMIT 1"
+        )
+        with self._reading() as connection:
+            row = connection.execute(query, (AGENT,)).fetchone()
+        return None if row is None else str(row[0])
 
     def same(self, question: str, answer: str) -> Example | None:
         """The newest example with these very words, or None."""
@@ -272,8 +284,8 @@ def _one(connection: sqlite3.Connection, name: str) -> Example:
     return _example(rows[0])
 
 
-def _example(row: Sequence[Any], steps: tuple[str, ...] = ()) -> Example:
-    values: dict[str, Any] = dict(zip(_COLUMNS.split(", "), row, strict=True), steps=steps)
+def _example(row: Sequence[Any], steps: tuple[str, ...] = (), offered: tuple[str, ...] = ()) -> Example:
+    values: dict[str, Any] = dict(zip(_COLUMNS.split(", "), row, strict=True), steps=steps, offered=offered)
     values["context"] = json.loads(values["context"])
     values["tools"] = json.loads(values["tools"])
     return Example.model_validate(values)

@@ -87,7 +87,7 @@ class Worker:
             settings["chat_template"] = str(self.run.folder / CHAT_TEMPLATE)
         job = {
             "kind": "train", "folder": str(self.run.folder), "base": record.base.path, "system": record.system,
-            "learned": record.learned, "settings": settings, "threads": record.threads,
+            "learned": record.learned, "settings": settings, "threads": record.threads, "created": record.created,
         }  # fmt: skip
         with Child(job, log=self.run.folder / "engine.log") as child:
             signal.signal(signal.SIGTERM, self._on_term)
