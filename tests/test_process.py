@@ -377,7 +377,44 @@ def test_generate(engine: Engine, library: Library, base: BaseMaker, tmp_path: P
         base(), [CHAT, mine], limit=30, adapter=adapter, progress=lambda done, total: told.append((done, total))
     )
     assert answers == ["the blue", "the blue"]
-    assert told == [(1, 2), (2, 2)]
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert {total for _, total in told} == {told[-1][0]}
+
+
+def test_what_prompts_begin_with_is_read_once(library: Library, base: BaseMaker, tmp_path: Path) -> None:
+    adapter, read = trained_adapter(library, base(), tmp_path), []
+    long = "the quick brown fox. " * 60
+    chats = [[{"role": "system", "content": long}, {"role": "user", "content": f"{word}?"}] for word in ("a", "bb")]
+    job = _generate(base(), limit=6, adapter=str(adapter))
+
+    def said(*chats: Any) -> list[str]:
+        events: list[dict[str, Any]] = []
+        work.JOBS["generate"](
+            library, {**job, "chats": chats}, lambda event, **values: events.append(values), lambda: None
+        )
+        read.append([event["done"] for event in events[:-1]])
+        return [str(answer) for answer in events[-1]["answers"]]
+
+    assert said(*chats) == [*said(chats[0]), *said(chats[1])]
+    together, first, second = (steps[-1] for steps in read)
+    assert together < 0.6 * (first + second)
+    assert len(read[0]) >= 4  # read in parts, each told
+
+
+def test_an_answer_ends_where_it_is_enough(library: Library, base: BaseMaker, tmp_path: Path) -> None:
+    adapter = str(trained_adapter(library, base(), tmp_path))
+    assert answer(library, base(), limit=30, adapter=adapter, until="^the") == ["the"]
+
+
+def test_the_pace_of_generating(engine: Engine, base: BaseMaker) -> None:
+    other = [{"role": "user", "content": "the sea, then?"}]
+    measured = jobs.pace(base(), [CHAT, other])
+    [alone] = [jobs.pace(base(), [CHAT])]
+    assert 0 < measured.common < measured.longest
+    assert measured.longest <= measured.common + measured.rest
+    assert (alone.common, alone.rest) == (0, alone.longest)
+    assert measured.read_per_s > 0
+    assert measured.seconds(2, 30) > measured.seconds(2, 1) > 0
 
 
 def test_one_beginning_of_text_before_a_generated_answer(library: Library, base: BaseMaker, tmp_path: Path) -> None:

@@ -174,6 +174,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
     "llama_n_ctx": (_u32, [_p]),
     "llama_get_memory": (_p, [_p]),
     "llama_memory_clear": (None, [_p, _bool]),
+    "llama_memory_seq_rm": (_bool, [_p, _i32, _i32, _i32]),
     "llama_batch_init": (Batch, [_i32, _i32, _i32]),
     "llama_batch_free": (None, [Batch]),
     "llama_batch_get_one": (Batch, [_tokens, _i32]),

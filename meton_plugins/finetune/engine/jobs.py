@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from ..gguf.chat_template import BUILT_IN
 from ..paths import replacing_path
 from .process import run_job
 
-__all__ = ["QUANTIZATIONS", "check_quantization", "count_tokens", "evaluate", "generate", "quantize", "threads"]
+__all__ = [
+    "QUANTIZATIONS",
+    "Pace",
+    "check_quantization",
+    "count_tokens",
+    "evaluate",
+    "generate",
+    "pace",
+    "quantize",
+    "threads",
+]
 
 Progress = Callable[[int, int], None]
 Chat = Sequence[Any]
@@ -72,14 +82,39 @@ def evaluate(
 
 def generate(
     base: Path, chats: Sequence[Chat], *, limit: int = 256, adapter: Path | None = None,
-    chat_template: str | None = None, progress: Progress | None = None,
+    chat_template: str | None = None, until: str | None = None, progress: Progress | None = None,
 ) -> list[str]:  # fmt: skip
-    """The likeliest answer of `base` with `adapter` to each chat, at most `limit` tokens."""
+    """The likeliest answer of `base` with `adapter` to each chat, at most `limit` tokens.
+
+    What all chats begin with is read once. `until`, a regular expression, ends an answer early.
+    """
     result = run_job(
-        "generate", base=_path(base), chats=_plain(chats), limit=limit, adapter=_path(adapter),
+        "generate", base=_path(base), chats=_plain(chats), limit=limit, adapter=_path(adapter), until=until,
         chat_template=_template(chat_template), threads=threads(), progress=progress,
     )  # fmt: skip
     return [str(answer) for answer in result["answers"]]
+
+
+class Pace(NamedTuple):
+    """What `generate` has to read: tokens that all prompts begin with, the rest, the longest prompt; and its speed."""
+
+    common: int
+    rest: int
+    longest: int
+    read_per_s: float
+    say_per_s: float
+
+    def seconds(self, answers: int, limit: int) -> float:
+        """How long `answers` of at most `limit` tokens take, at most: few answers need all of them."""
+        return (self.common + self.rest) / self.read_per_s + answers * limit / self.say_per_s
+
+
+def pace(base: Path, chats: Sequence[Chat], chat_template: str | None = None) -> Pace:
+    """Measured on this machine, within seconds."""
+    result = run_job(
+        "pace", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template), threads=threads()
+    )
+    return Pace(**{name: result[name] for name in Pace._fields})
 
 
 def quantize(source: Path, target: Path, kind: str, progress: Progress | None = None) -> None:

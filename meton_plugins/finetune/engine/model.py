@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes as C
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -87,13 +87,20 @@ class Model:
 
 
 class Decoder:
-    """A context for reading and speaking, `n_ctx` tokens long, with an adapter if one is given. A context manager."""
+    """A context for reading and speaking, `n_ctx` tokens long, with an adapter if one is given. A context manager.
 
-    def __init__(self, model: Model, n_ctx: int, threads: int, adapter: Path | None = None) -> None:
+    `batch`: tokens read at a time, all of the context by default. Memory grows with batch times context.
+    """
+
+    def __init__(
+        self, model: Model, n_ctx: int, threads: int, adapter: Path | None = None, batch: int | None = None
+    ) -> None:
         self.model = model
         library = model.library
+        self.batch = min(batch or n_ctx, n_ctx)
         params = library.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = self.batch
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = 0
         params.type_k = params.type_v = 0
@@ -115,12 +122,23 @@ class Decoder:
         """Start a new text."""
         self.model.library.llama_memory_clear(self.model.library.llama_get_memory(self.handle), True)
 
-    def read(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Go on with `tokens`; logits [vocabulary] of what comes next."""
-        array = (C.c_int32 * len(tokens))(*tokens)
-        code = self.model.library.llama_decode(self.handle, self.model.library.llama_batch_get_one(array, len(tokens)))
-        if code:
-            raise EngineError(f"The engine could not read {len(tokens)} tokens (code {code}).")
+    def back_to(self, length: int) -> None:
+        """Forget all but the first `length` tokens: what they cost is not paid again."""
+        memory = self.model.library.llama_get_memory(self.handle)
+        if not self.model.library.llama_memory_seq_rm(memory, 0, length, -1):
+            raise EngineError("The engine cannot keep the beginning of a text: this base's memory has no parts.")
+
+    def read(self, tokens: Sequence[int], progress: Callable[[int], None] | None = None) -> npt.NDArray[np.float32]:
+        """Go on with `tokens`; logits [vocabulary] of what comes next. `progress(tokens read so far)`."""
+        for start in range(0, len(tokens), self.batch):
+            part = tokens[start : start + self.batch]
+            array = (C.c_int32 * len(part))(*part)
+            batch = self.model.library.llama_batch_get_one(array, len(part))
+            code = self.model.library.llama_decode(self.handle, batch)
+            if code:
+                raise EngineError(f"The engine could not read {len(tokens)} tokens (code {code}).")
+            if progress:
+                progress(start + len(part))
         logits = self.model.library.llama_get_logits_ith(self.handle, -1)
         found: npt.NDArray[np.float32] = np.ctypeslib.as_array(logits, shape=(self.model.size,))
         return np.array(found, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The jobs that the child process knows, beside training: count, prove, evaluate, generate, quantize."""
+"""The jobs that the child process knows, beside training and generating: count, prove, evaluate, quantize."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 from ..errors import EngineError
 from ..gguf.chat_template import template_for
 from ..gguf.inspect import inspect
-from ..gguf.rows import build_rows, prompt_tokens
+from ..gguf.rows import build_rows
 from ..gguf.tiny import make_tiny
 from .adamw import AdamW
+from .generate import generate, pace
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
@@ -67,22 +68,6 @@ def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
     emit("result", loss=total / sum(row.learned for row in rows), rows=len(rows))
 
 
-def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Greedy answers to chats, with an adapter where one is given."""
-    base = Path(job["base"])
-    template = template_for(inspect(base), job.get("chat_template"))
-    answers = []
-    with Model(library, base) as model:
-        prompts = [prompt_tokens(template.render(m, generate=True), model) for m in job["chats"]]
-        room = max(len(prompt) for prompt in prompts) + job["limit"]
-        with Decoder(model, room, job["threads"], _path(job.get("adapter"))) as decoder:
-            for prompt in prompts:
-                decoder.forget()
-                answers.append(model.text(list(decoder.speak(prompt, job["limit"]))))
-                emit("progress", done=len(answers), total=len(prompts))
-    emit("result", answers=answers)
-
-
 def quantize(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
     """Write the F16 file `source` as `target` in another type."""
     params = library.llama_model_quantize_default_params()
@@ -130,5 +115,6 @@ def _path(value: str | None) -> Path | None:
 
 
 JOBS: Final[dict[str, Callable[[Library, dict[str, Any], Emit, Wanted], None]]] = {
-    "count": count, "evaluate": evaluate, "generate": generate, "prove": prove, "quantize": quantize, "train": train,
+    "count": count, "evaluate": evaluate, "generate": generate, "pace": pace, "prove": prove, "quantize": quantize,
+    "train": train,
 }  # fmt: skip

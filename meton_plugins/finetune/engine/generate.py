@@ -1,0 +1,105 @@
+"""Greedy answers to chats, what they have in common read once; and how fast this machine does that."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import EngineError
+from ..gguf.chat_template import template_for
+from ..gguf.inspect import inspect
+from ..gguf.rows import prompt_tokens
+from .library import Library
+from .model import Decoder, Model
+
+__all__ = ["generate", "pace"]
+
+Emit = Callable[..., None]
+Wanted = Callable[[], "str | None"]
+
+#: Tokens read at a time: the attention over a prompt of 15,000 tokens needs gigabytes where all are read at once.
+BATCH: Final = 512
+#: What a measurement reads and says: long enough to be steady, a second or two on a slow machine.
+READ, SAY = 256, 8
+
+
+def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """Greedy answers to chats, with an adapter where one is given.
+
+    `until`, a regular expression, ends an answer early. Progress is counted in tokens read and said.
+    """
+    base = Path(job["base"])
+    template = template_for(inspect(base), job.get("chat_template"))
+    enough = re.compile(job["until"]) if job.get("until") else None
+    limit: int = job["limit"]
+    answers = []
+    with Model(library, base) as model:
+        prompts = [prompt_tokens(template.render(chat, generate=True), model) for chat in job["chats"]]
+        common = _common(prompts)
+        room = max(len(prompt) for prompt in prompts) + limit
+        total = common + sum(len(prompt) - common + limit for prompt in prompts)
+        done = 0
+        with Decoder(model, room, job["threads"], _path(job.get("adapter")), batch=BATCH) as decoder:
+            if common:
+                decoder.read(prompts[0][:common], lambda read: emit("progress", done=read, total=total))
+                done = common
+            for prompt in prompts:
+                decoder.back_to(common)
+                answers.append(_answer(decoder, prompt[common:], limit, enough))
+                done += len(prompt) - common + limit
+                emit("progress", done=done, total=total)
+    emit("result", answers=answers)
+
+
+def pace(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """What `generate` would have to read for these chats, and the speed of reading and of saying, in tokens/s."""
+    base = Path(job["base"])
+    template = template_for(inspect(base), job.get("chat_template"))
+    with Model(library, base) as model:
+        prompts = [prompt_tokens(template.render(chat, generate=True), model) for chat in job["chats"]]
+        common = _common(prompts)
+        sample = (prompts[0] * READ)[:READ]
+        with Decoder(model, READ + SAY + 1, job["threads"], batch=BATCH) as decoder:
+            decoder.read(sample[:1])
+            start = time.monotonic()
+            decoder.read(sample[1:])
+            middle = time.monotonic()
+            for token in sample[:SAY]:
+                decoder.read([token])
+            end = time.monotonic()
+    emit(
+        "result",
+        common=common,
+        rest=sum(len(prompt) - common for prompt in prompts),
+        longest=max(len(prompt) for prompt in prompts),
+        read_per_s=(READ - 1) / max(middle - start, 1e-9),
+        say_per_s=SAY / max(end - middle, 1e-9),
+    )
+
+
+def _answer(decoder: Decoder, prompt: Sequence[int], limit: int, enough: re.Pattern[str] | None) -> str:
+    said: list[int] = []
+    for token in decoder.speak(prompt, limit):
+        said.append(token)
+        if enough is not None and enough.search(decoder.model.text(said)):
+            break
+    return decoder.model.text(said)
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of `prompts` begin with; each keeps at least one of its own, which is read for its answer."""
+    if not prompts:
+        raise EngineError("There is no prompt to answer.")
+    shared = 0
+    for column in zip(*(prompt[:-1] for prompt in prompts), strict=False):
+        if len(set(column)) > 1:
+            break
+        shared += 1
+    return shared if len(prompts) > 1 else 0
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None
