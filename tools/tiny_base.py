@@ -28,10 +28,14 @@ def corpus(conversations: Path) -> list[str]:
 
 def make(path: Path, conversations: Path) -> Path:
     """Write the base to `path`; the same bytes every time."""
+    return make_tiny(path, SHAPE, merges=merges_of(corpus(conversations), VOCABULARY))
+
+
+def merges_of(texts: list[str], vocabulary: int) -> list[tuple[str, str]]:
+    """The merges that byte-level BPE learns from `texts`."""
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(corpus(conversations), vocab_size=VOCABULARY, min_frequency=2, show_progress=False)
+    tokenizer.train_from_iterator(texts, vocab_size=vocabulary, min_frequency=2, show_progress=False)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_model(folder)
         lines = (Path(folder) / "merges.txt").read_text(encoding="utf-8").splitlines()
-    merges = [(left, right) for left, right in (line.split(" ") for line in lines if not line.startswith("#"))]
-    return make_tiny(path, SHAPE, merges=merges)
+    return [(left, right) for left, right in (line.split(" ") for line in lines if not line.startswith("#"))]

@@ -165,6 +165,12 @@ def _templates(host: Host, given: argparse.Namespace) -> int:
     return 0
 
 
+def _check(host: Host, given: argparse.Namespace) -> int:
+    from .form_check import form_check
+
+    return form_check(host, given)
+
+
 def _promote(host: Host, given: argparse.Namespace) -> int:
     with _server(host) as server:
         swapped = _promote_asked(host, _store(host), server, given.model, given.slot, given.why, given.yes)
@@ -260,6 +266,7 @@ _VERBS: Final[dict[str, Callable[[Host, argparse.Namespace], int]]] = {
     "add": _add,
     "list": _list,
     "templates": _templates,
+    "check": _check,
     "promote": _promote,
     "rollback": _rollback,
     "history": _history,

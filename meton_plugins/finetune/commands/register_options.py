@@ -10,7 +10,7 @@ from .options import Parser
 
 __all__ = ["PARSERS", "VERBS", "overview"]
 
-VERBS: Final = ("add", "list", "templates", "promote", "rollback", "history")
+VERBS: Final = ("add", "list", "templates", "check", "promote", "rollback", "history")
 
 
 def overview() -> str:
@@ -31,6 +31,15 @@ def _add_parser() -> Parser:
     parser.add_argument("--template", help="Modelfile template (default: the one that the run was trained with)")
     parser.add_argument("--slot", choices=SLOTS, help="then put it into this slot")
     parser.add_argument("--yes", action="store_true", help="put it into the slot without asking")
+    return parser
+
+
+def _check_parser() -> Parser:
+    parser = _parser("check", "ask base and tuned model held-out questions in Meton's own form, and compare")
+    parser.add_argument("model", nargs="?", metavar="RUN|NAME:TAG", help="which model (default: the newest run's)")
+    parser.add_argument("--prompts", type=int, default=40, metavar="N", help="at most so many (default: 40)")
+    parser.add_argument("--limit", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)")
+    parser.add_argument("--yes", action="store_true", help="without asking, however long it takes")
     return parser
 
 
@@ -60,6 +69,7 @@ PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "add": _add_parser,
     "list": lambda: _parser("list", "show the registered models"),
     "templates": _templates_parser,
+    "check": _check_parser,
     "promote": _promote_parser,
     "rollback": _rollback_parser,
     "history": lambda: _parser("history", "show every swap of a slot"),

@@ -82,25 +82,30 @@ def evaluate(
 
 def generate(
     base: Path, chats: Sequence[Chat], *, limit: int = 256, adapter: Path | None = None,
-    chat_template: str | None = None, until: str | None = None, progress: Progress | None = None,
+    chat_template: str | None = None, until: str | None = None, workers: int = 0, progress: Progress | None = None,
 ) -> list[str]:  # fmt: skip
     """The likeliest answer of `base` with `adapter` to each chat, at most `limit` tokens.
 
-    What all chats begin with is read once. `until`, a regular expression, ends an answer early.
+    What all chats begin with is read once. `until`, a regular expression, ends an answer early; `workers` is a number
+    of threads, one a core by default.
     """
     result = run_job(
         "generate", base=_path(base), chats=_plain(chats), limit=limit, adapter=_path(adapter), until=until,
-        chat_template=_template(chat_template), threads=threads(), progress=progress,
+        chat_template=_template(chat_template), threads=threads(workers), progress=progress,
     )  # fmt: skip
     return [str(answer) for answer in result["answers"]]
 
 
 class Pace(NamedTuple):
-    """What `generate` has to read: tokens that all prompts begin with, the rest, the longest prompt; and its speed."""
+    """What `generate` has to read: tokens that all prompts begin with, the rest, the longest prompt; and its speed.
+
+    `threads` is the number that was faster.
+    """
 
     common: int
     rest: int
     longest: int
+    threads: int
     read_per_s: float
     say_per_s: float
 

@@ -1,0 +1,52 @@
+"""What is examined when a tuned model is: its base and itself, both as files that the engine can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import NotFound, UsageError
+from ..paths import Home
+from ..train.runs import CHAT_TEMPLATE, Run, find_run
+from ..train.worker import check_base
+from .export import read_export
+from .register import list_registered
+
+__all__ = ["Subject", "find_subject"]
+
+
+class Subject(NamedTuple):
+    """`file` with `adapter` is the tuned model: an exported GGUF alone, or the base with the run's best adapter."""
+
+    run: Run
+    base: Path
+    file: Path
+    adapter: Path | None
+    chat_template: str | None
+    system: str
+
+
+def find_subject(home: Home, text: str | None) -> Subject:
+    """The run `text`, the run of the registered model `text`, or the newest run; NotFound where its files are gone."""
+    name, file = text, None
+    if text is not None and ":" in text:
+        made = next((made for made in list_registered(home) if text in (made.tag, made.alias)), None)
+        if made is None:
+            raise NotFound(f"There is no registered model {text}: see `/model-register list`.")
+        name, file = made.notes.get("run"), Path(made.gguf)
+        if not name:
+            raise UsageError(
+                f"{text} was made of a file of which no run is known, so there is no base to compare with."
+            )
+    run = find_run(home.runs, name)
+    record = run.record
+    check_base(record)
+    if file is None:
+        export = read_export(home.models / run.name)
+        file = Path(export.files[-1].path) if export and export.files else None
+    base = Path(record.base.path)
+    own = run.folder / CHAT_TEMPLATE
+    template = str(own) if own.is_file() else record.settings.chat_template
+    if file is not None and file.is_file():
+        return Subject(run, base, file, None, template, record.system)
+    return Subject(run, base, base, run.adapter(), template, record.system)
