@@ -92,6 +92,7 @@ def test_the_command_names_its_words(home: Path) -> None:
     assert command.name == "/finetune"
     assert command.verbs == (
         "setup", "doctor", "start", "status", "watch", "logs", "pause", "resume", "stop", "runs", "show",
+        "compare",
     )  # fmt: skip
 
 
@@ -765,3 +766,30 @@ def test_reserved_names_are_the_words_of_all_commands() -> None:
     words = finetune._words()
     for command in (dataset, export, finetune, model_register):
         assert set(command.VERBS) <= set(words)
+
+
+# Two runs side by side
+
+
+def test_compare(typed: Typed, bench: Bench, trained: Run) -> None:
+    other = Run(Path(shutil.copytree(trained.folder, trained.folder.with_name("two"))))
+    record = json.loads((other.folder / "run.json").read_text())
+    record["settings"]["learning_rate"] = 0.5
+    (other.folder / "run.json").write_text(json.dumps({**record, "name": "two"}))
+    state = json.loads((other.folder / "state.json").read_text())
+    (other.folder / "state.json").write_text(json.dumps({**state, "best_loss": state["best_loss"] + 1}))
+    found = typed.json("compare one two")
+    assert found["differ"] == {"learning_rate": [1e-3, 0.5]}
+    assert found["better"] == "one"
+    assert found["results"]["status"] == ["finished", "finished"]
+    assert [row["epoch"] for row in found["losses"]] == list(range(trained.record.settings.epochs + 1))
+    assert found["warning"] is None
+    said = typed("compare one two")
+    assert "one is better on the validation side." in said
+    assert re.search(r"learning_rate +0\.001 +0\.5", said)
+    record["dataset"] = "other"
+    (other.folder / "run.json").write_text(json.dumps({**record, "name": "two"}))
+    found = typed.json("compare one two")
+    assert found["better"] is None
+    assert "different datasets" in found["warning"]
+    assert "There is no run 'three'" in typed("compare one three", 1)

@@ -193,3 +193,45 @@ def test_help(offline: RecordingHost, line: str) -> None:
 def test_the_command_names_its_verbs(offline: RecordingHost) -> None:
     command = model_register.make(offline)
     assert (command.name, command.verbs) == ("/model-register", model_register.VERBS)
+
+
+# A fallback that is not there
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_missing_fallback_is_offered_the_base(host: RecordingHost, exported: Path, url: str, agrees: bool) -> None:
+    assert run(host, "add house --quant q8_0") == 0
+    export = json.loads((exported / "export.json").read_text())
+    export["base"]["name"] = "base:7b"
+    (exported / "export.json").write_text(json.dumps(export))
+    with Server(url) as server:
+        server.copy("meton-house:latest", "base:7b")
+    assert run(host, "add house --quant q4_k_m") == 0
+    host.json = True
+    assert run(host, "list") == 0
+    tag = next(row["model"] for row in host.last_json() if row["quant"] == "q4_k_m")
+    host.json = False
+    host._answers = iter([True, agrees])
+    assert run(host, f"promote {tag} --slot primary") == 0
+    assert host.asked[-1] == "The server lacks small:8b, which fallback holds. Put base:7b there?"
+    assert host.slots is not None
+    assert host.slots.read() == {"primary": tag, "fallback": "base:7b" if agrees else "small:8b"}
+    assert ("fallback: small:8b → base:7b" in host.output) is agrees
+    if agrees:
+        assert run(host, "rollback --slot fallback") == 0
+        assert host.slots.read()["fallback"] == "small:8b"
+    else:
+        assert "/model-register promote base:7b --slot fallback" in host.output
+
+
+def test_a_missing_fallback_is_told_where_nobody_can_be_asked(host: RecordingHost, exported: Path, url: str) -> None:
+    assert run(host, "add house --slot primary --yes") == 0
+    # Neither the base nor what the slot held before is on the server.
+    assert "The server lacks small:8b, which fallback holds: `ollama pull small:8b`" in host.output
+    assert host.slots is not None
+    assert host.slots.read()["fallback"] == "small:8b"
+    assert host.asked == []
+    with Server(url) as server:
+        server.copy("meton-house:latest", "small:8b")
+    assert run(host, "add house --slot primary --yes") == 0
+    assert "The server lacks" not in host.output

@@ -561,3 +561,21 @@ def test_the_machines_lock_is_free_when_all_is_over(bench: Bench) -> None:
     until(lambda: not workers(bench.home.runs), "the worker is gone", seconds=5)
     bench.train("two", epochs=1)
     assert SETTINGS.epochs > 1
+
+
+def test_a_run_keeps_its_date(bench: Bench, tmp_path: Path) -> None:
+    # A template may write the date: resumed tomorrow, a run would read other rows than it began with.
+    template = tmp_path / "dated.jinja"
+    template.write_text(
+        "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    losses = []
+    for name, created in (("a", "2001-02-03"), ("b", "2001-02-03"), ("c", "2033-11-30")):
+        run = bench.create(name, epochs=1, chat_template=str(template))
+        record = json.loads((run.folder / "run.json").read_text())
+        (run.folder / "run.json").write_text(json.dumps({**record, "created": f"{created}T10:00:00+00:00"}))
+        start(run)
+        over(run)
+        losses.append(run.state.base_loss)
+    assert losses[0] == losses[1] != losses[2]

@@ -58,6 +58,10 @@ TOOLS: Final = (
         "training_show", 'Show one training run. Input: {"run": "run-1"}', Effect.READ, "/finetune", "show",
         words=("run",),
     ),
+    Tool(
+        "training_compare", 'Compare two training runs. Input: {"a": "run-1", "b": "run-2"}', Effect.READ, "/finetune",
+        "compare", words=("a", "b"), needs=True,
+    ),
     Tool("models_list", "List the tuned models. No input.", Effect.READ, "/model-register", "list"),
     Tool(
         "rate_answer", 'Rate the last answer, if the user wants it. Input: {"score": "1..5"}', Effect.WRITE, "/dataset",

@@ -14,7 +14,7 @@ from ..settings import Settings, TrainSettings, load
 from .edge import guarded, note, say, show_json
 from .options import Parser, flags_of, settings_from, split, verbs_wanted
 from .progress import bar, left_out, run_line
-from .run_views import examined, logged, shown
+from .run_views import compared, examined, logged, shown
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -47,6 +47,8 @@ def _parser() -> Parser:
     flags_of(start, TrainSettings)
     for verb in ("watch", "logs", "pause", "resume", "stop", "show", "status"):
         made[verb].add_argument("run", nargs="?", help="the run (default: the newest)")
+    for one in ("a", "b"):
+        made["compare"].add_argument(one, metavar=one.upper(), help="a run")
     made["logs"].add_argument("--lines", type=int, default=30, metavar="N", help="last lines to show (default: 30)")
     return parser
 
@@ -192,6 +194,18 @@ def _show(host: Host, home: Home, options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(host: Host, home: Home, options: argparse.Namespace) -> int:
+    from ..report.compare import compare
+    from ..train.runs import find_run
+
+    table = compare(find_run(home.runs, options.a), find_run(home.runs, options.b))
+    if host.json:
+        show_json(host, table.as_dict())
+    else:
+        compared(host, table)
+    return 0
+
+
 def _watch(host: Host, home: Home, options: argparse.Namespace) -> int:
     from .watch import watch
 
@@ -252,4 +266,5 @@ VERBS: Final[dict[str, tuple[Callable[[Host, Home, argparse.Namespace], int], st
     ),
     "runs": (_status, "one line a run"),
     "show": (_show, "a run's base, data, settings and result"),
+    "compare": (_compare, "two runs side by side: what differs, and what came of it"),
 }

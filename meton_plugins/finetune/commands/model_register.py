@@ -16,7 +16,7 @@ from ..serve.history import History
 from ..serve.names import full_name
 from ..serve.ollama import Server
 from ..serve.register import Registered, list_registered, register
-from ..serve.slots import Swapped, promote, rollback
+from ..serve.slots import FALLBACK, Swapped, missing_fallback, promote, rollback
 from ..serve.templates import inherit, list_templates, load_template
 from ..settings import load
 from .edge import guarded, note, say, show_json
@@ -192,7 +192,26 @@ def _promote_asked(
         if not answer:
             say(host, f"{slot} keeps {old}.")
             return None
-    return promote(store, server, History(_home(host).history), model, slot, why)
+    swapped = promote(store, server, History(_home(host).history), model, slot, why)
+    _mend_fallback(host, store, server, swapped, asking=not yes)
+    return swapped
+
+
+def _mend_fallback(host: Host, store: SlotStore, server: Server, swapped: Swapped, *, asking: bool) -> None:
+    """Where the fallback slot names a model that the server lacks, offer to put the base there."""
+    missing = missing_fallback(store, server)
+    if missing is None or swapped.slot == FALLBACK:
+        return
+    base = next((made.notes.get("base") for made in list_registered(_home(host)) if made.tag == swapped.new), None)
+    name = full_name(base["name"]) if isinstance(base, dict) and base.get("name") else swapped.old
+    if name == swapped.new or not server.exists(name):
+        note(host, f"The server lacks {missing}, which {FALLBACK} holds: `ollama pull {missing}`, or promote another.")
+        return
+    if asking and host.ask(f"The server lacks {missing}, which {FALLBACK} holds. Put {name} there?"):
+        mended = promote(store, server, History(_home(host).history), name, FALLBACK, f"{missing} was missing")
+        note(host, f"{FALLBACK}: {mended.old} → {mended.new}")
+        return
+    note(host, f"The server lacks {missing}, which {FALLBACK} holds: /model-register promote {name} --slot {FALLBACK}")
 
 
 def _rollback(host: Host, given: argparse.Namespace) -> int:

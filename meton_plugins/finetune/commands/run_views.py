@@ -11,10 +11,11 @@ from .progress import duration, run_line
 
 if TYPE_CHECKING:
     from ...host.api import Host
+    from ..report.compare import Comparison
     from ..report.health import Finding
     from ..train.runs import Run
 
-__all__ = ["examined", "logged", "shown"]
+__all__ = ["compared", "examined", "logged", "shown"]
 
 
 def shown(host: Host, run: Run) -> None:
@@ -36,6 +37,28 @@ def shown(host: Host, run: Run) -> None:
     for label, text in lines.items():
         if text:
             say(host, f"{label:>9}  {text}")
+
+
+def compared(host: Host, table: Comparison) -> None:
+    """Two runs in columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    grid.add_column("", style="dim")
+    for name in table.names:
+        grid.add_column(Text(name), justify="right")
+    epochs = [(f"after epoch {epoch}" if epoch else "before", a, b) for epoch, a, b in table.losses]
+    for title, rows in (("", table.differ), ("result", table.results), ("validation loss", epochs)):
+        if title and rows:
+            grid.add_row(Text(title, style="bold not dim"))
+        for what, a, b in rows:
+            grid.add_row(Text(what), *(Text("·" if value is None else _short(value)) for value in (a, b)))
+    host.console.print(grid)
+    if table.better:
+        say(host, f"{table.better} is better on the validation side.")
+    if table.warning:
+        say(host, table.warning, "yellow")
 
 
 def logged(host: Host, events: Iterable[dict[str, Any]]) -> None:

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from .history import History, Swap
     from .ollama import Server
 
-__all__ = ["SLOTS", "Swapped", "promote", "rollback", "settle"]
+__all__ = ["FALLBACK", "SLOTS", "Swapped", "missing_fallback", "promote", "rollback", "settle"]
 
 #: The slots that a tuned model may take.
 SLOTS: Final = ("primary", "fallback")
+#: What the host turns to where the primary fails; a fresh config.yaml names a model that few have.
+FALLBACK: Final = "fallback"
 
 
 class Swapped(NamedTuple):
@@ -70,6 +72,12 @@ def rollback(store: SlotStore, history: History, slot: str, steps: int = 1, serv
         note = f"The Ollama server does not list {target}: type `ollama pull {target}`, or promote another model."
     _swap(store, history, slot, holds, target, "rollback", tuple(swap.id for swap in undone))
     return Swapped(slot, holds, target, holds != target, note)
+
+
+def missing_fallback(store: SlotStore, server: Server) -> str | None:
+    """The model that the fallback slot holds, where `server` does not list it."""
+    name = store.read().get(FALLBACK)
+    return name if name is not None and not server.exists(name) else None
 
 
 def settle(store: SlotStore, history: History) -> list[Swap]:

@@ -1,0 +1,82 @@
+"""Two runs side by side: the settings that differ, the results, the validation losses epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..train.runs import Run
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`differ` and `results`: what, then the value of each run. `losses`: epoch, then validation loss of each run.
+
+    `warning` says why the losses cannot be compared, where they cannot.
+    """
+
+    names: tuple[str, str]
+    differ: list[tuple[str, Any, Any]]
+    results: list[tuple[str, Any, Any]]
+    losses: list[tuple[int, float | None, float | None]]
+    better: str | None
+    warning: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "runs": self.names,
+            "differ": {what: [a, b] for what, a, b in self.differ},
+            "results": {what: [a, b] for what, a, b in self.results},
+            "losses": [{"epoch": epoch, "validation": [a, b]} for epoch, a, b in self.losses],
+            "better": self.better,
+            "warning": self.warning,
+        }
+
+
+def compare(first: Run, second: Run) -> Comparison:
+    """What differs between two runs; better is the one with the lower validation loss, on the same validation side."""
+    a, b = _made_of(first), _made_of(second)
+    one, two = first.state, second.state
+    results = [
+        ("status", first.status, second.status),
+        ("steps", one.step, two.step),
+        ("base's validation loss", one.base_loss, two.base_loss),
+        ("best validation loss", one.best_loss, two.best_loss),
+        ("trained, s", round(one.trained_seconds, 1), round(two.trained_seconds, 1)),
+        ("tokens/s", one.tokens_per_s, two.tokens_per_s),
+        ("peak memory, MB", one.peak_rss_mb, two.peak_rss_mb),
+    ]
+    warning = None
+    if a["base"] != b["base"] or a["dataset"] != b["dataset"]:
+        other = "bases" if a["base"] != b["base"] else "datasets"
+        warning = f"The losses are of different {other}, so they say nothing about which run is better."
+    better = None
+    if warning is None and one.best_loss is not None and two.best_loss is not None and one.best_loss != two.best_loss:
+        better = first.name if one.best_loss < two.best_loss else second.name
+    losses_a, losses_b = _losses(first), _losses(second)
+    epochs = sorted({*losses_a, *losses_b})
+    return Comparison(
+        (first.name, second.name),
+        [(what, a.get(what), b.get(what)) for what in dict.fromkeys([*a, *b]) if a.get(what) != b.get(what)],
+        [row for row in results if row[1:] != (None, None)],
+        [(epoch, losses_a.get(epoch), losses_b.get(epoch)) for epoch in epochs],
+        better,
+        warning,
+    )
+
+
+def _made_of(run: Run) -> dict[str, Any]:
+    record = run.record
+    base = f"{record.base.name or Path(record.base.path).name} {record.base.sha256[:8]}"
+    settings = record.settings.model_dump(mode="json")
+    return {"base": base, "dataset": record.dataset, "template": record.template, "parent": record.parent, **settings}
+
+
+def _losses(run: Run) -> dict[int, float]:
+    """Validation loss after each epoch; 0 is the base."""
+    return {int(e.get("epoch", 0)): float(e["loss"]) for e in run.events() if e["event"] == "validation"}
