@@ -415,6 +415,10 @@ def test_the_pace_of_generating(engine: Engine, base: BaseMaker) -> None:
     assert (alone.common, alone.rest) == (0, alone.longest)
     assert measured.read_per_s > 0
     assert measured.seconds(2, 30) > measured.seconds(2, 1) > 0
+    # A prompt that is twice as long costs more than twice as much.
+    longer = measured._replace(common=2 * measured.common, rest=0)
+    assert longer.seconds(0, 0) > 2 * measured._replace(rest=0).seconds(0, 0)
+    assert measured.attention == pytest.approx(2 * 64 * 2 / 74_000, rel=0.1)
 
 
 def test_one_beginning_of_text_before_a_generated_answer(library: Library, base: BaseMaker, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ..errors import EngineError
 from ..gguf.chat_template import template_for
-from ..gguf.inspect import inspect
+from ..gguf.inspect import inspect, open_gguf
 from ..gguf.rows import prompt_tokens
 from .library import Library
 from .model import Decoder, Model
@@ -64,6 +64,7 @@ def pace(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> N
     with Model(library, base) as model:
         prompts = [prompt_tokens(template.render(chat, generate=True), model) for chat in job["chats"]]
         common = _common(prompts)
+        attention = _attention(model, base)
         sample = (prompts[0] * READ)[:READ]
         speeds = {threads: _speed(model, sample, threads) for threads in {1, job["threads"]}}
     threads = max(speeds, key=lambda number: speeds[number][1])
@@ -73,10 +74,22 @@ def pace(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> N
         common=common,
         rest=sum(len(prompt) - common for prompt in prompts),
         longest=max(len(prompt) for prompt in prompts),
+        attention=attention,
         threads=threads,
         read_per_s=read_per_s,
         say_per_s=say_per_s,
     )
+
+
+def _attention(model: Model, base: Path) -> float:
+    """What a token costs more for each token before it, as a part of what the weights cost (multiplications)."""
+    library, handle = model.library, model.handle
+    width, layers = library.llama_model_n_embd(handle), library.llama_model_n_layer(handle)
+    # Embeddings are looked up, and the head is needed for the last token alone.
+    names = {tensor.name for tensor in open_gguf(base).tensors}
+    tables = len(names & {"token_embd.weight", "output.weight"})
+    weights = max(1, library.llama_model_n_params(handle) - tables * width * model.size)
+    return float(2 * width * layers / weights)
 
 
 def _speed(model: Model, sample: Sequence[int], threads: int) -> tuple[float, float]:

@@ -99,19 +99,23 @@ def generate(
 class Pace(NamedTuple):
     """What `generate` has to read: tokens that all prompts begin with, the rest, the longest prompt; and its speed.
 
-    `threads` is the number that was faster.
+    `attention` is what a token costs more for each one before it; `threads` is the number that was faster.
     """
 
     common: int
     rest: int
     longest: int
+    attention: float
     threads: int
     read_per_s: float
     say_per_s: float
 
     def seconds(self, answers: int, limit: int) -> float:
-        """How long `answers` of at most `limit` tokens take, at most: few answers need all of them."""
-        return (self.common + self.rest) / self.read_per_s + answers * limit / self.say_per_s
+        """About how long `answers` of at most `limit` tokens take; few answers need all of them."""
+        first = self.common * (1 + self.attention * self.common / 2)
+        others = self.rest * (1 + self.attention * self.common)
+        said = answers * limit * (1 + self.attention * self.longest)
+        return (first + others) / self.read_per_s + said / self.say_per_s
 
 
 def pace(base: Path, chats: Sequence[Chat], chat_template: str | None = None) -> Pace:
