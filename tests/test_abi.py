@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meton_plugins.finetune.engine import gradient, library, work
+from meton_plugins.finetune.engine import gradient, library
 from meton_plugins.finetune.engine.abi import (
     ABORT_CALLBACK,
     EPOCH_CALLBACK,
@@ -19,6 +19,7 @@ from meton_plugins.finetune.engine.abi import (
     LOG_CALLBACK,
     STRUCTS,
 )
+from meton_plugins.finetune.engine.file_types import FILE_TYPES
 from meton_plugins.finetune.engine.package import HEADERS, Engine
 from meton_plugins.finetune.settings import PROJECTIONS
 
@@ -232,7 +233,7 @@ def test_numbers_that_are_written_down(headers: Headers, enum: str, name: str, v
     assert headers.values(enum)[name] == value
 
 
-@pytest.mark.parametrize("name", work.FILE_TYPES)
+@pytest.mark.parametrize("name", FILE_TYPES)
 def test_file_types(headers: Headers, name: str) -> None:
     prefix = "LLAMA_FTYPE_MOSTLY_"
-    assert work.FILE_TYPES[name] == headers.values("llama_ftype")[prefix + name.upper()]
+    assert FILE_TYPES[name] == headers.values("llama_ftype")[prefix + name.upper()]

@@ -22,7 +22,7 @@ from support.runs import Bench, until
 
 from meton_plugins.finetune.commands import export
 from meton_plugins.finetune.commands.export import VERBS
-from meton_plugins.finetune.engine.jobs import QUANTIZATIONS
+from meton_plugins.finetune.engine.file_types import FILE_TYPES
 from meton_plugins.finetune.gguf.inspect import fingerprint
 from meton_plugins.finetune.paths import engine_dir
 from meton_plugins.finetune.serve import export as service
@@ -189,8 +189,8 @@ def test_another_adapter_replaces_the_files_of_the_first(typed: Typed, trained: 
 
 
 def test_every_type_that_is_offered_can_be_written(typed: Typed) -> None:
-    typed(f"model --quant {','.join(QUANTIZATIONS)}")
-    assert len([name for name in typed.files if name.endswith(".gguf")]) == len(QUANTIZATIONS)
+    typed(f"model --quant {','.join(FILE_TYPES)}")
+    assert len([name for name in typed.files if name.endswith(".gguf")]) == len(FILE_TYPES)
 
 
 # An adapter

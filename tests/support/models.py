@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, TokenType, quants
 
-from meton_plugins.finetune.engine.jobs import QUANTIZATIONS, quantize
+from meton_plugins.finetune.engine.file_types import FILE_TYPES
+from meton_plugins.finetune.engine.jobs import quantize
 from meton_plugins.finetune.gguf.chat_template import BUILT_IN
 from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
 
@@ -63,7 +64,7 @@ def make_base(
     `kind`: f32, f16, bf16, or a quantization of the engine (which must be installed); K-quants need a width that 256
     divides, which is then the default. `shape`: fields of `TinyShape`.
     """
-    quantized = kind in QUANTIZATIONS and kind != "f16"
+    quantized = kind in FILE_TYPES and kind != "f16"
     if quantized:
         shape = {"width": 256, "inner": 256, "layers": 1, **shape}
     vocabulary: Any = {"pieces": PIECES} if tokenizer == "spm" else {"merges": MERGES}

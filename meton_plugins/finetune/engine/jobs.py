@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from ..errors import UsageError
 from ..gguf.chat_template import BUILT_IN
 from ..paths import replacing_path
+from .file_types import FILE_TYPES
 from .process import run_job
 
 __all__ = [
-    "QUANTIZATIONS",
     "Pace",
     "check_quantization",
     "count_tokens",
@@ -27,11 +27,6 @@ __all__ = [
 Progress = Callable[[int, int], None]
 Chat = Sequence[Any]
 
-#: Names of llama_ftype that `work.FILE_TYPES` knows, smallest file last.
-QUANTIZATIONS = (
-    "f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_0", "q4_k_m", "q4_k_s", "q4_0", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
-)  # fmt: skip
-
 
 def threads(wanted: int = 0) -> int:
     """`wanted` threads, or one for each core that this process may use."""
@@ -41,8 +36,8 @@ def threads(wanted: int = 0) -> int:
 def check_quantization(name: str) -> str:
     """`name` in lower case where the engine can write it."""
     lower = name.lower()
-    if lower not in QUANTIZATIONS:
-        raise UsageError(f"There is no quantization {name[:40]!r}: choose one of {', '.join(QUANTIZATIONS)}.")
+    if lower not in FILE_TYPES:
+        raise UsageError(f"There is no quantization {name[:40]!r}: choose one of {', '.join(FILE_TYPES)}.")
     return lower
 
 

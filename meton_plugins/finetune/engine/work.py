@@ -17,22 +17,17 @@ from ..gguf.inspect import inspect
 from ..gguf.rows import build_rows
 from ..gguf.tiny import make_tiny
 from .adamw import AdamW
+from .file_types import FILE_TYPES
 from .generate import generate, pace
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
 from .trainer import read_chats, train
 
-__all__ = ["FILE_TYPES", "JOBS"]
+__all__ = ["JOBS"]
 
 Emit = Callable[..., None]
 Wanted = Callable[[], "str | None"]
-
-#: llama_ftype by the name that users type.
-FILE_TYPES: Final = {
-    "f16": 1, "q4_0": 2, "q8_0": 7, "q5_0": 8, "q2_k": 10, "q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13, "q4_k_s": 14,
-    "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18,
-}  # fmt: skip
 
 #: `[  12/ 291] blk.0...` in the library's log while it quantizes.
 _TENSOR_LINE: Final = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
