@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ..settings import Settings
 from .edge import note, say
 from .lettering import cell, line
-from .tables import SIDES, grid, many, table
+from .tables import NARROW, SIDES, grid, many, table
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -98,23 +98,21 @@ def versioned(
     if not manifests:
         say(host, "No dataset yet: make one with /dataset build.")
         return
-    rows = table("id", "when", "name", "rows", "tokens", "base")
+    narrow = host.console.width < NARROW
+    columns = ("id", "when", "name", "rows") if narrow else ("id", "when", "name", "rows", "tokens", "base")
+    rows = table(*columns)
     for manifest in manifests:
-        given = ", ".join(name for name, known in names.items() if known == manifest.id)
         when = (times or {}).get(manifest.id)
-        numbers = " / ".join(f"{manifest.counts.get(side, 0):,}" for side, _ in SIDES)
-        tokens, base = "·", "·"
-        if manifest.tokens is not None:
-            tokens = f"{manifest.tokens.total:,}"
-            base = str(manifest.tokens.base.get("name") or "·")
-        cells = [
-            manifest.id,
-            "·" if when is None else datetime.datetime.fromtimestamp(when).isoformat(" ", "minutes"),
-            given or "·",
-            numbers,
-            tokens,
-            base.rsplit("/", 1)[-1],
-        ]
-        rows.add_row(*(cell(host, text) for text in cells))
+        tokens = manifest.tokens
+        built = "" if when is None else datetime.datetime.fromtimestamp(when).isoformat(" ", "minutes")
+        texts = {
+            "id": manifest.id,
+            "when": built[:10] if narrow else built,
+            "name": ", ".join(name for name, known in names.items() if known == manifest.id),
+            "rows": ("/" if narrow else " / ").join(f"{manifest.counts.get(side, 0):,}" for side, _ in SIDES),
+            "tokens": f"{tokens.total:,}" if tokens else "",
+            "base": str(tokens.base.get("name") or "").rsplit("/", 1)[-1] if tokens else "",
+        }
+        rows.add_row(*(cell(host, texts[column] or "·") for column in columns))
     host.console.print(rows)
     note(host, f"rows: {' / '.join(label for _, label in SIDES)}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.text import Text
+
 from .edge import note, say
 from .lettering import cell, line
 from .tables import SIDES, grid
@@ -39,7 +41,7 @@ def differed(host: Host, found: DatasetDiff) -> None:
         )
         line(host, f"\n{label}: {counts}, {changes.same:,} examples the same", "dim")
         _items(host, "+", "green", changes.added, "was")
-        _items(host, "−", "red", changes.removed, "now")
+        _items(host, "-", "red", changes.removed, "now")
         _items(host, "~", "yellow", changes.changed, "")
     _tokens(host, found)
 
@@ -48,14 +50,14 @@ def _items(host: Host, sign: str, style: str, items: Sequence[Item], word: str) 
     if not items:
         return
     labels = dict(SIDES)
-    rows = grid()
-    rows.columns[1].no_wrap, rows.columns[1].overflow = True, "ellipsis"
     for item in items[:MOST]:
         where = f"  ({word} {labels[item.elsewhere]})" if item.elsewhere and word else ""
-        rows.add_row(cell(host, f"{sign} {item.id}", style), cell(host, f"{item.question[:300]}") + where)
-    host.console.print(rows)
+        text = Text.assemble((f"{sign} {item.id}", style), "  ", cell(host, f"{item.question[:300]}"), (where, "dim"))
+        if host.console.is_terminal:
+            text.truncate(host.console.width, overflow="ellipsis")
+        host.console.print(text, soft_wrap=True)
     if len(items) > MOST:
-        note(host, f"{sign if sign.isascii() else '-'} and {len(items) - MOST:,} more (--json lists all)")
+        note(host, f"{sign} and {len(items) - MOST:,} more (--json lists all)")
 
 
 def _tokens(host: Host, found: DatasetDiff) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from ..turn import AGENT
 from .edge import note, say
 from .lettering import cell, line
-from .tables import SIDES, grid, many, table
+from .tables import NARROW, SIDES, grid, many, table
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -26,12 +26,19 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
     if not examples:
         say(host, "No example matches.")
         return
-    found = table("id", "when", "score", "question", "answer")
+    narrow = host.console.width < NARROW
+    columns = ("id", "score", "question") if narrow else ("id", "when", "score", "question", "answer")
+    found = table(*columns)
     for example in examples:
         score = "·" if example.score is None else f"{example.score}{'*' if example.correction is not None else ''}"
-        when = example.at[:16].replace("T", " ")
-        texts = (cell(host, example.question[:300]), cell(host, example.target[:300]))
-        found.add_row(example.id, cell(host, when), cell(host, score), *texts)
+        texts = {
+            "id": example.id,
+            "when": example.at[:16].replace("T", " "),
+            "score": score,
+            "question": example.question[:300],
+            "answer": example.target[:300],
+        }
+        found.add_row(*(cell(host, texts[column]) for column in columns))
     host.console.print(found)
     if any(example.correction is not None for example in examples):
         note(host, "* corrected by you")

@@ -25,7 +25,7 @@ __all__ = ["diff", "list_", "preview", "show", "stats", "versions"]
 
 #: The settings of a training that decide what a row is.
 ROW: Final = ("ctx_size", "chat_template", "template")
-BASE_HELP: Final = "read by this base model: a GGUF or an Ollama name (default: the setting `base`)"
+BASE_HELP: Final = "as this base model reads them: a GGUF or an Ollama name"
 
 
 def list_(host: Host, home: Home, rest: str) -> int:
@@ -72,18 +72,20 @@ def show(host: Host, home: Home, rest: str) -> int:
 def stats(host: Host, home: Home, rest: str) -> int:
     """How the library stands: ratings, tags, lengths, and whether there is enough to train on."""
     parser = Parser(prog="/dataset stats", description="How the library stands, and whether it is enough to train on.")
-    parser.add_argument("--base", metavar="MODEL", help="count tokens too, " + BASE_HELP)
+    parser.add_argument("--base", metavar="MODEL", help=f"count tokens too, {BASE_HELP}")
     flags_of(parser, TrainSettings, only=ROW)
     words = parser.parse_args(split(rest))
-    settings = load(home.settings)
-    train = settings_from(words, settings.train)
+    for name in ROW:
+        if getattr(words, name) is not None and not words.base:
+            raise UsageError(f"--{name.replace('_', '-')} matters for tokens only: add --base MODEL to count them.")
     from ..curate.statistics import take_stock
 
     with _library(home) as library:
         found = take_stock(library)
         if words.base:
-            tokens = _tokens(home, library, settings, train, words.base)
-            found = found.model_copy(update={"tokens": tokens})
+            settings = load(home.settings)
+            train = settings_from(words, settings.train)
+            found = found.model_copy(update={"tokens": _tokens(home, library, settings, train, words.base)})
     if host.json:
         whole = found.model_dump(mode="json")
         show_json(host, {**whole.pop("counts"), **whole})
@@ -104,7 +106,7 @@ def preview(host: Host, home: Home, rest: str) -> int:
         "name", nargs="?", metavar="DATASET|ID", help="a dataset, an example or a row (ID#2), or `library` for what a "
         "build would take now; the dataset built last by default",
     )  # fmt: skip
-    parser.add_argument("--base", metavar="MODEL", help="as tokens, " + BASE_HELP)
+    parser.add_argument("--base", metavar="MODEL", help=f"show tokens, {BASE_HELP} (default: the setting base)")
     parser.add_argument("--random", action="store_true", help="drawn rows, not the first ones")
     parser.add_argument("--number", type=int, default=1, metavar="N", help="so many rows (default: 1)")
     parser.add_argument("--seed", type=int, metavar="N", help="draw the rows that this number drew before")

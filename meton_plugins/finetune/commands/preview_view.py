@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,8 @@ SPECIAL: Final = "dim cyan"
 #: Around what is learned, where there are no colours.
 OPEN: Final = "⟦"
 CLOSE: Final = "⟧"
+#: Stands after the last letter: a space before it is easily missed.
+END: Final = ("\n", "", False)
 
 
 def previewed(
@@ -42,14 +45,14 @@ def previewed(
         for each in seen:
             _tokens(host, each, ctx_size, colours)
     learned = "green is learned" if colours else f"{OPEN} {CLOSE} hold what is learned"
-    line(host, f"\n{learned}, the rest is only read · ⏎ end of a line, · a space that is easily missed", "dim")
-    shown = f"{len(sample.rows)} of {many(sample.total, 'row')} that would be trained, from "
+    line(host, f"\n{learned}, the rest is only read; ⏎ ends a line, · is a space", "dim")
     if sample.kind != "example":
-        note(host, shown + (f"dataset {sample.name}" if sample.kind == "dataset" else "the library as it is now"))
+        place = f"the dataset {sample.name}" if sample.kind == "dataset" else "the library as it is now"
+        note(host, f"{len(sample.rows):,} of {many(sample.total, 'row')} to train in {place}")
     if sample.seed is not None and sample.kind != "example":
-        note(host, f"drawn: the same ones again with --seed {sample.seed}")
+        note(host, f"drawn; see the same ones again with --seed {sample.seed}")
     elif sample.kind != "example" and len(sample.rows) < sample.total:
-        note(host, "more with --number N, others with --random, one example with its ID")
+        note(host, "see more with --number N, others with --random, one example with its ID")
     if remark:
         note(host, remark)
 
@@ -87,15 +90,17 @@ def _messages(host: Host, row: Row, learned: str, colours: bool) -> None:
 def _print(host: Host, parts: Iterable[tuple[str, str, bool]], colours: bool) -> None:
     """Texts, each with its style and whether it is learned, as one text."""
     letters = [(letter, style, learned) for text, style, learned in parts for letter in text]
+    signs = [
+        (_sign(letter, letters[place - 1][0] if place else "\n", after), style, learned)
+        for place, ((letter, style, learned), (after, *_)) in enumerate(zip(letters, [*letters[1:], END], strict=True))
+    ]
     shown = Text()
     inside = False
-    for index, (letter, style, learned) in enumerate(letters):
+    for (style, learned), run in itertools.groupby(signs, key=lambda sign: sign[1:]):
         if learned != inside and not colours:
             shown.append(OPEN if learned else CLOSE)
         inside = learned
-        before = letters[index - 1][0] if index else "\n"
-        after = letters[index + 1][0] if index + 1 < len(letters) else "\n"
-        shown.append(_sign(letter, before, after), style)
+        shown.append("".join(sign for sign, *_ in run), style)
     if inside and not colours:
         shown.append(CLOSE)
     if shown.plain.endswith("\n"):

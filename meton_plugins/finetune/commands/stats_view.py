@@ -9,7 +9,7 @@ from ..report.histogram import bars, gauge
 from .edge import note
 from .lettering import ascii_only, cell, line, visible
 from .library_views import counted
-from .tables import table
+from .tables import NARROW, table
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -68,21 +68,23 @@ def _weeks(host: Host, weeks: Sequence[Week]) -> None:
     if not weeks:
         return
     note(host, "\nratings by model and week")
-    rows = table("week", "model", "good", "bad", "share good")
+    narrow = host.console.width < NARROW
+    columns = ("week", "model", "good", "bad") if narrow else ("week", "model", "good", "bad", "share good")
+    rows = table(*columns)
     for week in weeks[:MOST]:
         both = week.good + week.bad
         share = f"{week.good / both:.0%}" if both else "·"
-        rows.add_row(week.week, cell(host, week.model), f"{week.good:,}", f"{week.bad:,}", cell(host, share))
+        texts = (week.week, week.model, f"{week.good:,}", f"{week.bad:,}", share)
+        rows.add_row(*(cell(host, text) for text in texts[: len(columns)]))
     host.console.print(rows)
     _rest(host, len(weeks) - MOST, "earlier line")
 
 
 def _tokens(host: Host, tokens: Tokens) -> None:
-    _binned(host, f"rows of a build, by tokens of {visible(tokens.base)}", tokens.bins)
-    text = f"{tokens.total:,} tokens in {tokens.rows:,} rows"
+    _binned(host, f"rows of a build, by tokens of {visible(tokens.base.rsplit('/', 1)[-1])}", tokens.bins)
+    note(host, f"{tokens.total:,} tokens in {tokens.rows:,} rows")
     if tokens.over:
-        text += f"; {tokens.over:,} longer than {tokens.ctx_size:,} would be left out: raise --ctx-size to keep them"
-    note(host, text)
+        note(host, f"{tokens.over:,} longer than --ctx-size {tokens.ctx_size:,} would be left out")
 
 
 def _binned(host: Host, title: str, bins: Sequence[Bin]) -> None:

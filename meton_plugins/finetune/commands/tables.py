@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ..library.records import Split
 
-__all__ = ["SIDES", "grid", "many", "table"]
+__all__ = ["NARROW", "SIDES", "grid", "many", "table"]
 
 #: The sides of the split, as people read them.
 SIDES: Final[tuple[tuple[Split, str], ...]] = (
@@ -19,8 +19,10 @@ SIDES: Final[tuple[tuple[Split, str], ...]] = (
 #: Columns that take what room there is, and cut their text.
 WIDE: Final = ("question", "answer")
 RIGHT: Final = ("score", "rows", "tokens", "good", "bad", "share good")
-#: Columns whose text is cut where the terminal is narrow, before any number is.
-LONG: Final = ("name", "base", "model")
+#: Below this width, in cells, a table has only its most telling columns.
+NARROW: Final = 60
+#: What is never cut, by the cells that it needs; the long names beside it give way.
+WHOLE: Final = {"id": 10, "when": 10, "week": 10}
 
 
 def table(*columns: str) -> Table:
@@ -33,7 +35,7 @@ def table(*columns: str) -> Table:
             overflow="ellipsis",
             ratio=1 if column in WIDE else None,
             justify="right" if column in RIGHT else "left",
-            min_width=None if column in WIDE or column in LONG else len(column),
+            min_width=WHOLE.get(column, len(column) if column in RIGHT else None),
         )
     made.expand = "question" in columns
     return made

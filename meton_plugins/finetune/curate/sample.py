@@ -87,7 +87,7 @@ def _of_example(library: Library, name: str, settings: BuildSettings) -> Sample:
     steps = tuple(call.completion for call in library.calls(example.id) if call.origin == AGENT)
     example, remarks = _sifted(example.model_copy(update={"steps": steps}), settings)
     made = rows(example, settings)
-    found = [row for row in made if not number or row.id == f"{example.id}#{number}"]
+    found = [row for place, row in enumerate(made, 1) if number in ("", str(place))]
     if not found:
         raise NotFound(f"The example {example.id} has no row {number[:8]!r}: it has {len(made)}.")
     if example.split in ("validation", "heldout"):
@@ -103,7 +103,10 @@ def _sifted(example: Example, settings: BuildSettings) -> tuple[Example, list[st
         funnel.check()
     except DataError:
         stage = next(stage for stage in funnel.stages if not stage.kept)
-        return example, [f"no build takes it: the stage {stage.name!r} leaves it out ({stage.reason})"]
+        why = f"the stage {stage.name!r} leaves it out ({stage.reason})"
+        if example.status != "usable" and not settings.unrated:
+            why = "it is not rated 4 or 5"
+        return example, [f"no build takes it, because {why}"]
     return funnel.kept[0], []
 
 

@@ -23,6 +23,10 @@ __all__ = ["ENOUGH", "GOOD", "Bin", "Readiness", "Statistics", "Tokens", "bins",
 ENOUGH: Final = 50
 GOOD: Final = 200
 
+#: Numbers up to so many times the smallest lie in bins of one width, of which there are about EVEN.
+NEAR: Final = 8
+EVEN: Final = 8
+
 
 class Bin(BaseModel):
     """How many numbers lie between `low` and `high`, both of them included."""
@@ -111,28 +115,41 @@ def _next(counts: Counts, level: str) -> list[str]:
     advice = []
     if level != "good":
         missing = (ENOUGH if level == "few" else GOOD) - counts.usable
-        aim = "a dataset begins to teach" if level == "few" else "it teaches well"
-        from_where = f"{counts.unrated:,} wait in /dataset list --unrated" if counts.unrated else "harvest more chats"
-        advice.append(f"rate {missing:,} more answers good, then {aim}: {from_where}")
+        source = f"{counts.unrated:,} wait in /dataset list --unrated" if counts.unrated else "harvest more first"
+        advice.append(f"rate {missing:,} more answers good; {source}")
     if counts.sessions < 3:
-        advice.append("rate answers of three conversations or more, so that some can be held out to judge by")
+        advice.append("rate answers of at least three conversations: some are held out")
     if level != "few":
-        advice.append("look at what would be trained: /dataset preview; then /dataset build")
+        advice.append("see what would be trained with /dataset preview library")
     return advice
 
 
 def bins(numbers: Mapping[int, int]) -> list[Bin]:
-    """`numbers` (how often each occurs) in at most a dozen bins whose edges are 1, 2 and 5 times powers of ten."""
+    """`numbers` (how often each occurs) in at most a dozen or so bins with round edges.
+
+    All of a width where the largest number is a few times the smallest, else rising: 10, 20, 50, 100, 200, ...
+    """
     if not numbers:
         return []
-    edges = [0]
-    step = 10
-    while edges[-1] <= max(numbers):
-        edges += [step, 2 * step, 5 * step]
-        step *= 10
+    lowest, highest = min(numbers), max(numbers)
+    edges = _even(lowest, highest) if highest <= NEAR * lowest else _rising(highest)
     found = [
         Bin(low=low, high=high - 1, count=sum(often for number, often in numbers.items() if low <= number < high))
         for low, high in itertools.pairwise(edges)
     ]
     filled = [index for index, each in enumerate(found) if each.count]
     return found[filled[0] : filled[-1] + 1]
+
+
+def _even(lowest: int, highest: int) -> list[int]:
+    step = next(step for step in _rising(highest)[1:] if step * EVEN >= highest - lowest)
+    first = lowest // step * step
+    return list(range(first, highest + step + 1, step))
+
+
+def _rising(highest: int) -> list[int]:
+    edges, step = [0], 10
+    while edges[-1] <= highest:
+        edges += [step, 2 * step, 5 * step]
+        step *= 10
+    return edges

@@ -13,8 +13,8 @@ from .store import _STATUS, Library
 
 __all__ = ["Summary", "TagCount", "Week", "summarize"]
 
-#: Monday of the week in which an answer was given.
-_MONDAY: Final = "coalesce(date(at, 'weekday 0', '-6 days'), 'unknown')"
+#: Monday of the week in which a rated answer was given; it is asked of no other.
+_MONDAY: Final = "CASE WHEN score NOTNULL THEN coalesce(date(at, 'weekday 0', '-6 days'), 'unknown') END"
 #: One pass over the wide rows of a large library instead of one for each figure.
 _GROUPS: Final = (
     f"SELECT {_STATUS}, score, correction NOTNULL, split, coalesce(model, 'unknown'), {_MONDAY}, count(*)"
