@@ -261,6 +261,19 @@ def test_preview_of_a_dataset_and_of_the_library(full: Typed) -> None:
     assert full.json("preview library --number 99")["total"] == len(lines)
 
 
+def test_a_beginning_that_two_share(full: Typed) -> None:
+    first, second = (full.json(f"build --context-turns {turns}") for turns in (0, 1))
+    for built, other in ((first, "ab11"), (second, "ab22")):
+        path = Path(built["path"])
+        path.rename(path.with_name(f"{other}00000000"))
+    assert "More than one dataset begins with 'ab'" in full("preview ab", 1)
+    assert full.json("preview ab11")["total"] == first["counts"]["train"]
+    with Library(full.home.library) as library:
+        for name, new in zip(full.ids, ("cdcd1", "cdcd2"), strict=False):
+            library._connection().execute("UPDATE examples SET id = ? WHERE id = ?", (f"{new}00000", name))
+    assert "More than one example begins with 'cdcd'" in full("preview cdcd", 1)
+
+
 def test_drawn_rows_can_be_drawn_again(full: Typed) -> None:
     every = [row["id"] for row in full.json("preview --number 99")["rows"]]
     drawn = full.json("preview --random --number 6")

@@ -56,12 +56,7 @@ def take_sample(
         try:
             return _of_example(library, name, settings)
         except NotFound as error:
-            if not _begins_dataset(home, name):
-                raise NotFound(
-                    f"There is neither a dataset nor an example {name[:40]!r}: see /dataset versions and /dataset list."
-                    if "no example" in str(error)
-                    else str(error)
-                ) from error
+            _check_begins_dataset(home, name, error)
     frozen = dataset.load(dataset.resolve(home, name))
     whole = Sample("dataset", frozen.id, frozen.train, len(frozen.train), frozen.manifest.learned)
     return _drawn(whole, number, seed)
@@ -118,9 +113,15 @@ def _is_dataset(home: Home, name: str) -> bool:
     return NAME.fullmatch(name) is not None and (home.datasets / name / MANIFEST).exists()
 
 
-def _begins_dataset(home: Home, name: str) -> bool:
+def _check_begins_dataset(home: Home, name: str, no_example: NotFound) -> None:
+    """NotFound where `name`, which is no example for the reason given, does not begin one dataset's id either."""
     try:
         dataset.resolve(home, name)
-    except NotFound:
-        return False
-    return True
+    except NotFound as no_dataset:
+        # One of the two may know more than that there is nothing.
+        for error in (no_example, no_dataset):
+            if not str(error).startswith("There is no"):
+                raise error from None
+        raise NotFound(
+            f"There is neither a dataset nor an example {name[:40]!r}: see /dataset versions and /dataset list."
+        ) from no_example
