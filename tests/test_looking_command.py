@@ -410,7 +410,7 @@ def test_where_a_row_is_cut(typed: Typed, engine: object, base: BaseMaker, room:
     out = typed(f"{line} --ctx-size {size}")
     sentence = f"left out: {whole['length']} tokens, longer than --ctx-size {size}"
     assert (sentence in out) is (room < 0)
-    assert (f"✂ --ctx-size {size} ends here; 1 tokens follow, 1 learned" in out) is (room < 0)
+    assert (f"✂ --ctx-size {size} ends here; past it: 1 token, 1 learned" in out) is (room < 0)
     assert typed.json(f"{line} --ctx-size {size}")["rows"][0]["pieces"] == whole["pieces"]
 
 

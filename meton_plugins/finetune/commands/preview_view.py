@@ -69,7 +69,11 @@ def _tokens(host: Host, row: Seen, ctx_size: int, colours: bool) -> None:
     rest = row.pieces[ctx_size + 1 :]
     if rest:
         learned = sum(piece.trained for piece in rest)
-        line(host, f"✂ --ctx-size {ctx_size:,} ends here; {len(rest):,} tokens follow, {learned:,} learned", "yellow")
+        line(
+            host,
+            f"✂ --ctx-size {ctx_size:,} ends here; past it: {many(len(rest), 'token')}, {learned:,} learned",
+            "yellow",
+        )
 
 
 def _style(piece: Piece) -> str:
