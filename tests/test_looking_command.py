@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ from support.host import RecordingHost
 from meton_plugins.finetune.commands.dataset import make
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.curate.diff import compare
-from meton_plugins.finetune.curate.manifest import FILES, Manifest, Row
+from meton_plugins.finetune.curate.manifest import FILES, Manifest, Row, Stage
 from meton_plugins.finetune.curate.statistics import readiness
 from meton_plugins.finetune.engine.library import Library as Engine
 from meton_plugins.finetune.engine.model import Model
@@ -535,17 +537,29 @@ def test_versions_tell_when_and_for_which_base(full: Typed, tmp_path: Path, monk
 
 
 def test_the_funnel_gives_a_reason_for_each_loss(full: Typed) -> None:
-    out = full("build --dry-run --min-length 80 --filter-keyword the")
-    lines = {line.split("  ")[0]: " ".join(line.split()) for line in out.splitlines()}
-    assert lines["rated usable"] == "rated usable 41 −3 not rated 4 or 5"
-    found = full.json("build --dry-run --min-length 80 --filter-keyword the")["funnel"]
-    kept = [stage["kept"] for stage in found]
+    line = "build --dry-run --min-length 80 --filter-keyword the"
+    lines = {words[0]: words[1:] for each in full(line).splitlines() if (words := re.split(r" {2,}", each.strip()))}
+    stages = full.json(line)["funnel"]
+    kept = [stage["kept"] for stage in stages]
     assert kept[1] > kept[2] > kept[3] == kept[-1]
-    assert lines["long enough"] == f"long enough {kept[2]} −{kept[1] - kept[2]} too short or too long"
-    assert lines["keyword"] == f"keyword {kept[3]} −{kept[2] - kept[3]} without the word"
-    assert lines["quality"] == f"quality {kept[3]}", "no loss, no reason"
-    assert lines["in dataset"] == f"in dataset {kept[3]}"
-    assert [bool(stage["reason"]) for stage in found[:5]] == [False, True, True, True, False]
+    for before, stage in itertools.pairwise(stages):
+        lost = before["kept"] - stage["kept"]
+        number, *rest = lines[stage["name"]]
+        assert number == str(stage["kept"])
+        assert bool(rest) is bool(lost), "no loss, no reason"
+        if lost:
+            assert rest[0] == f"−{lost}"
+            assert len(rest[1]) > 5
+    assert lines["in dataset"] == [str(kept[-1])]
+
+
+@pytest.mark.parametrize(("reason", "shown"), [("", "said twice"), ("2 as the one before", "2 as the one before")])
+def test_a_stage_may_say_itself_why(home: Path, reason: str, shown: str) -> None:
+    from meton_plugins.finetune.commands.dataset_views import funnel
+
+    host = RecordingHost(home)
+    funnel(host, [Stage(name="found", kept=1234), Stage(name="unique", kept=1232, reason=reason)], {"train": 1232})
+    assert re.search(rf"unique +1,232  −2  {shown}", host.output)
 
 
 # --- any terminal
@@ -554,8 +568,6 @@ def test_the_funnel_gives_a_reason_for_each_loss(full: Typed) -> None:
 @pytest.mark.parametrize("width", [40, 80])
 @pytest.mark.parametrize("line", ["stats", "versions", "diff one two", "build --dry-run", "list", "preview"])
 def test_nothing_is_wider_than_the_terminal(two: Callable[[str], Any], line: str, width: int) -> None:
-    import re
-
     shown = re.sub(r"\x1b\[[\d;]*m", "", two("typed").terminal(line, width))
     assert max(cell_len(each) for each in shown.splitlines()) <= width
     if line in ("versions", "diff one two", "list"):

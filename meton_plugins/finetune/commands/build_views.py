@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["built", "funnel", "harvested", "versioned"]
 
-#: What is true of the examples that a stage left out. A stage that is not here gives its own reason.
+#: What is true of the examples that a stage left out, where it does not say so itself: older manifests do not.
 WHY: Final = {
     "rated usable": "not rated 4 or 5",
     "long enough": "too short or too long",
@@ -57,7 +57,7 @@ def funnel(host: Host, stages: Sequence[Stage], sides: Mapping[str, int]) -> Non
     before: int | None = None
     for stage in stages:
         lost = 0 if before is None else before - stage.kept
-        why = (WHY.get(stage.name) or stage.reason) if lost else ""
+        why = (stage.reason or WHY.get(stage.name, "")) if lost else ""
         rows.add_row(stage.name, f"{stage.kept:,}", cell(host, f"−{lost:,}" if lost else ""), cell(host, why))
         before = stage.kept
     if stages:
@@ -71,8 +71,12 @@ def built(host: Host, manifest: Manifest, path: Path, name: str | None) -> None:
     """A dataset that was frozen."""
     funnel(host, manifest.funnel, manifest.counts)
     say(host, f"Dataset {manifest.id}{f' ({name})' if name else ''}: {path}", "bold")
-    answers, chats = sum(manifest.examples.values()), sum(manifest.counts.get(side, 0) for side, _ in SIDES)
-    if answers and chats != answers:
+    answers = sum(manifest.examples.values())
+    plain: int = getattr(manifest, "plain", 0)
+    chats = sum(manifest.counts.get(side, 0) for side, _ in SIDES) - plain
+    if plain:
+        note(host, f"{many(plain, 'answer')} to train once more as a plain chat (--plain-share)")
+    if manifest.examples and answers != chats and not getattr(manifest, "sources", ()):
         note(host, f"{many(answers, 'answer')} gave {many(chats, 'chat')}: one for each call of the model")
     if manifest.counts.get("pairs"):
         note(host, f"{many(manifest.counts['pairs'], 'correction')} kept as preference pairs")

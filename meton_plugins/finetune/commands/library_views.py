@@ -27,7 +27,9 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
         say(host, "No example matches.")
         return
     narrow = host.console.width < NARROW
-    columns = ("id", "score", "question") if narrow else ("id", "when", "score", "question", "answer")
+    columns = ["id", "score", "question"] if narrow else ["id", "when", "score", "question", "answer"]
+    if not narrow and any(_tags(example) for example in examples):
+        columns.append("tags")
     found = table(*columns)
     for example in examples:
         score = "·" if example.score is None else f"{example.score}{'*' if example.correction is not None else ''}"
@@ -37,6 +39,7 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
             "score": score,
             "question": example.question[:300],
             "answer": example.target[:300],
+            "tags": ", ".join(_tags(example)),
         }
         found.add_row(*(cell(host, texts[column]) for column in columns))
     host.console.print(found)
@@ -55,9 +58,8 @@ def shown(host: Host, example: Example, quality: Quality, calls: int = 0) -> Non
         "rating": f"{rating}, {example.status}",
         "split": dict(SIDES)[example.split] if example.split else "not assigned",
     }
-    tags: tuple[str, ...] = getattr(example, "tags", ())
-    if tags:
-        rows["tags"] = ", ".join(tags)
+    if _tags(example):
+        rows["tags"] = ", ".join(_tags(example))
     if example.origin != AGENT:
         rows["origin"] = example.origin
     if example.failure:
@@ -99,3 +101,7 @@ def counted(host: Host, counts: Counts) -> None:
     host.console.print(numbers)
     if not counts.examples:
         line(host, "The library is empty: take conversations in with /dataset harvest.", "dim")
+
+
+def _tags(example: Example) -> tuple[str, ...]:
+    return tuple(getattr(example, "tags", ()))

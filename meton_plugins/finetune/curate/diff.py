@@ -17,7 +17,7 @@ __all__ = ["Change", "DatasetDiff", "Item", "Side", "compare"]
 
 #: What a manifest says of the result; all else in it is recipe.
 RESULT: Final = frozenset(
-    ("id", "version", "funnel", "examples", "counts", "sessions", "secrets", "files", "tokens", "settings")
+    ("id", "version", "funnel", "examples", "counts", "plain", "sessions", "secrets", "files", "tokens", "settings")
 )
 #: The user's own words in the prompt that `form.prompt` makes.
 _QUESTION: Final = re.compile(r"^User Query: (.*?)(?:\n\nPrevious Tool Calls:|\n\nReply with THOUGHT|\Z)", re.S | re.M)
@@ -135,7 +135,11 @@ def _recipe(a: Manifest, b: Manifest) -> list[Change]:
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
     whole = manifest.model_dump(mode="json")
-    return {**whole["settings"], **{name: value for name, value in whole.items() if name not in RESULT}}
+    recipe = {**whole["settings"], **{name: value for name, value in whole.items() if name not in RESULT}}
+    if sources := recipe.get("sources"):
+        # What each source brought is a result; that it was asked, and with which weight, is recipe.
+        recipe["sources"] = [f"{source['label']} × {source['weight']:g}" for source in sources]
+    return recipe
 
 
 def _tokens(manifest: Manifest) -> Total | None:

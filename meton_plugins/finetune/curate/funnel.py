@@ -51,10 +51,8 @@ def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
     funnel.stages.append(Stage(name="found", kept=len(funnel.kept)))
 
     def stage(name: str, advice: str, keep: Callable[[Example], bool]) -> None:
-        before = len(funnel.kept)
         funnel.kept = [example for example in funnel.kept if keep(example)]
-        kept = len(funnel.kept)
-        funnel.stages.append(Stage(name=name, kept=kept, reason=advice if kept < before else ""))
+        funnel.stages.append(Stage(name=name, kept=len(funnel.kept)))
         funnel.advice[name] = advice
 
     statuses = ("usable", "candidate") if settings.unrated else ("usable",)

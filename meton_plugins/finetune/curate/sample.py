@@ -98,7 +98,7 @@ def _sifted(example: Example, settings: BuildSettings) -> tuple[Example, list[st
         funnel.check()
     except DataError:
         stage = next(stage for stage in funnel.stages if not stage.kept)
-        why = f"the stage {stage.name!r} leaves it out ({stage.reason})"
+        why = f"the stage {stage.name!r} leaves it out ({stage.reason or funnel.advice[stage.name]})"
         if example.status != "usable" and not settings.unrated:
             why = "it is not rated 4 or 5"
         return example, [f"no build takes it, because {why}"]
