@@ -11,7 +11,7 @@ help:
 	@echo "make test      lint, types and tests"
 	@echo "make test-meton  tests inside a real Meton checkout, METON_HOME=PATH, in three environments of their own"
 	@echo "make ollama    install a real Ollama into .cache/ (needs Go 1.26 or newer), for demo and tests"
-	@echo "make manifest  write plugin.toml's lists anew after a change of commands, tools or settings"
+	@echo "make manifest  write plugin.toml's lists and docs/options.md anew after a change of commands, tools or settings"
 	@echo "make lock      resolve requirements/dev.in anew into requirements/dev.lock (needs uv)"
 	@echo "make clean     remove what make made, but for downloads"
 
@@ -39,6 +39,7 @@ ollama: $(READY)
 
 manifest: $(READY)
 	@$(PY) tools/write_manifest.py
+	@$(PY) tools/write_options.py
 
 lock: $(READY)
 	@uv pip compile --universal --python-version 3.10 --upgrade --no-annotate --no-header \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,27 @@ def test_the_readme_names_every_verb(words: str) -> None:
 @pytest.mark.parametrize("short", ["/+", "/-", "/fix"])
 def test_the_readme_names_the_short_forms(short: str) -> None:
     assert f"`{short}`" in README
+
+
+def test_the_options_are_as_make_manifest_writes_them() -> None:
+    from tools import write_options
+
+    assert write_options.OPTIONS.read_text(encoding="utf-8") == write_options.document(), "type make manifest"
+
+
+def test_the_options_name_flags_that_are_there() -> None:
+    from tools import write_options
+
+    host = RecordingHost(Path("unused"))
+    register(host)
+    flags = [(option.command, option.flag) for option in write_options.options() if option.flag]
+    assert len(flags) > 20
+    for command in {command for command, _ in flags}:
+        word, verb = command.split()
+        host.clear()
+        assert host.commands[word].run(f"{verb} --help") == 0
+        named = set(re.findall(r"--[a-z-]+", host.output))
+        assert {flag for each, flag in flags if each == command} <= named, command
 
 
 @pytest.mark.parametrize("word", ["make demo", "make test", "METON_FINETUNE_HOME", "settings.toml", "Windows"])

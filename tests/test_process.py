@@ -484,6 +484,9 @@ def test_count_is_the_length_of_the_rows(engine: Engine, library: Library, base:
         rows, _ = build_rows([("a", TAUGHT)], template_for(inspect(path), None), model, 128)
     assert jobs.count_tokens(path, [TAUGHT, CHAT, TAUGHT]) == [len(rows[0].tokens), 0, len(rows[0].tokens)]
     assert jobs.count_tokens(path, []) == []
+    system = {"role": "system", "content": "be brief"}
+    assert jobs.count_tokens(path, [TAUGHT], system="be brief") == jobs.count_tokens(path, [[system, *TAUGHT]])
+    assert jobs.count_tokens(path, [[system, *TAUGHT]], system="other") == jobs.count_tokens(path, [[system, *TAUGHT]])
 
 
 def test_paths_may_be_relative(

@@ -170,6 +170,13 @@ def test_own_system_message_stays(tmp_path: Path) -> None:
     assert [chat for _, chat in trainer.read_chats(path, "")] == chats
 
 
+def test_what_python_takes_for_the_end_of_a_line_stays_in_its_chat(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "a\u2028b\x85c\x0bd\re"}, {"role": "assistant", "content": "the answer\u2029."}]
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(json.dumps({"id": "x", "messages": chat}, ensure_ascii=False).encode() + b"\n")
+    assert trainer.read_chats(path, "") == [("x", chat)]
+
+
 def test_nothing_to_validate_on(run: Callable[..., Run]) -> None:
     mine = run(validation=[])
     events = mine.train()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...host.api import Command
 from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
-from . import ratings
+from . import looking, ratings
 from .edge import guarded, note, show_json
 from .harvesting import harvest, take
 from .options import HelpWanted, Parser, flags_of, settings_from, split
@@ -59,58 +59,6 @@ def _dispatch(host: Host, home: Home, live: LiveTurns | None, text: str) -> int:
     return WORK[verb](host, home, rest)
 
 
-def _list(host: Host, home: Home, rest: str) -> int:
-    parser = Parser(prog="/dataset list", description="Examples of the library, newest first.")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many; 0 for all (default: 20)")
-    parser.add_argument("--unrated", action="store_true", help="only those without a rating")
-    parser.add_argument("--search", metavar="TEXT", help="only those that hold this text")
-    words = parser.parse_args(split(rest))
-    if words.limit < 0:
-        raise UsageError("--limit takes a number from 0 up.")
-    with _library(home) as library:
-        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search)
-    if host.json:
-        show_json(host, [{**example.model_dump(exclude={"steps"}), "status": example.status} for example in found])
-        return 0
-    from .dataset_views import listed
-
-    listed(host, found)
-    return 0
-
-
-def _show(host: Host, home: Home, rest: str) -> int:
-    parser = Parser(prog="/dataset show", description="One example whole, with the parts of its quality score.")
-    parser.add_argument("id", metavar="ID")
-    words = parser.parse_args(split(rest))
-    from ..curate.quality import judge
-
-    with _library(home) as library:
-        example = library.get(words.id)
-        calls = library.calls(example.id)
-    quality = judge(example)
-    if host.json:
-        whole = {**example.model_dump(exclude={"steps"}), "calls": [call.model_dump() for call in calls]}
-        show_json(host, {**whole, "status": example.status, "quality": asdict(quality)})
-        return 0
-    from .dataset_views import shown
-
-    shown(host, example, quality, len(calls))
-    return 0
-
-
-def _stats(host: Host, home: Home, rest: str) -> int:
-    Parser(prog="/dataset stats", description="How the library stands.").parse_args(split(rest))
-    with _library(home) as library:
-        counts = library.counts()
-    if host.json:
-        show_json(host, counts.model_dump())
-        return 0
-    from .dataset_views import counted
-
-    counted(host, counts)
-    return 0
-
-
 def _build(host: Host, home: Home, rest: str) -> int:
     parser = Parser(prog="/dataset build", description="Freeze the rated examples as a dataset to train on.")
     flags_of(parser, BuildSettings)
@@ -150,20 +98,6 @@ def _build(host: Host, home: Home, rest: str) -> int:
     built(host, manifest, path, words.name)
     if remark:
         note(host, remark)
-    return 0
-
-
-def _versions(host: Host, home: Home, rest: str) -> int:
-    Parser(prog="/dataset versions", description="The datasets built so far.").parse_args(split(rest))
-    from ..curate import dataset
-
-    found, names = dataset.versions(home), dataset.names(home)
-    if host.json:
-        show_json(host, [{"id": m.id, "names": [n for n in names if names[n] == m.id], **m.counts} for m in found])
-        return 0
-    from .dataset_views import versioned
-
-    versioned(host, found, names)
     return 0
 
 
@@ -221,9 +155,11 @@ VERBS: Final = {
     "harvest": "take conversation files into the library; on or off for the chat",
     "list": "examples, newest first",
     "show": "one example whole, with its quality score",
-    "stats": "how the library stands",
+    "stats": "how the library stands, and whether it is enough to train on",
+    "preview": "what would be trained on, token by token",
     "build": "freeze rated examples as a dataset",
     "versions": "the datasets built so far",
+    "diff": "what differs between two datasets",
 }
 
 #: The words that mean the chat's last answer where no other is named.
@@ -231,9 +167,11 @@ RATINGS: Final = {"rate": ratings.rate, "fix": ratings.fix}
 
 WORK: Final[dict[str, Work]] = {
     "harvest": harvest,
-    "list": _list,
-    "show": _show,
-    "stats": _stats,
+    "list": looking.list_,
+    "show": looking.show,
+    "stats": looking.stats,
+    "preview": looking.preview,
     "build": _build,
-    "versions": _versions,
+    "versions": looking.versions,
+    "diff": looking.diff,
 }

@@ -21,11 +21,11 @@ from ..paths import check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import BuildSettings
 from ..turn import Message
 from .funnel import Funnel, sift
-from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, TokenStats, read_manifest
-from .rows import plain_rows, prompt, rows, said
+from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, TokenStats, read_manifest
+from .rows import PLAIN, plain_rows, prompt, rows, said
 from .split import assign
 
-__all__ = ["NAMES", "CountTokens", "Plan", "build", "plan"]
+__all__ = ["NAMES", "CountTokens", "Plan", "build", "plan", "rows_of"]
 
 #: Tokens of each chat, as a base's tokenizer and chat template count them.
 CountTokens = Callable[[list[list[Message]]], list[int]]
@@ -80,9 +80,7 @@ def build(
     if name is not None:
         check_name(name, "dataset")
     made = _decided(library, settings)
-    sides = {split: [row for example in made.side(split) for row in rows(example, settings)] for split in FILES}
-    plain = plain_rows(made.side("train"), settings)
-    sides["train"] += plain
+    sides = {split: rows_of(made, split, settings) for split in FILES}
     content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
     files = {file: _entry(raw) for file, raw in content.items()}
@@ -97,7 +95,7 @@ def build(
         funnel=made.funnel.stages,
         examples={split: len(made.side(split)) for split in FILES},
         counts={**{split: len(side) for split, side in sides.items()}, "pairs": files[PAIRS].lines},
-        plain=len(plain),
+        plain=sum(row.id.endswith(PLAIN) for row in sides["train"]),
         sessions={split: len({row.session for row in side}) for split, side in sides.items()},
         secrets=dict(made.funnel.secrets),
         files=files,
@@ -109,6 +107,13 @@ def build(
         with replacing(out / NAMES / name, "w") as file:
             file.write(manifest.id + "\n")
     return manifest
+
+
+def rows_of(made: Plan, split: Split, settings: BuildSettings) -> list[Row]:
+    """The rows of one side; that of training says some answers once more as plain chats."""
+    side = made.side(split)
+    found = [row for example in side for row in rows(example, settings)]
+    return found + plain_rows(side, settings) if split == "train" else found
 
 
 def _decided(library: Library, settings: BuildSettings) -> Plan:

@@ -43,10 +43,11 @@ class FileEntry(BaseModel):
 
 
 class Stage(BaseModel):
-    """How many examples a stage of the build kept."""
+    """How many examples a stage of the build kept, and why it left some out, where it did."""
 
     name: str
     kept: int
+    reason: str = ""
 
 
 class TokenStats(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from .. import form
 from ..library import Example
@@ -12,7 +13,11 @@ from ..settings import BuildSettings
 from ..turn import Message, ToolUse
 from .manifest import Row
 
-__all__ = ["plain_rows", "prompt", "rows", "said"]
+__all__ = ["PLAIN", "plain_rows", "prompt", "rows", "said"]
+
+
+#: Ends the id of a row that says an answer once more as a plain chat.
+PLAIN: Final = "#plain"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def plain_rows(examples: Sequence[Example], settings: BuildSettings) -> list[Row
     chosen = sorted(examples, key=lambda example: hashlib.sha256(f"plain:{example.id}".encode()).digest())[:number]
     plain = settings.model_copy(update={"form": "plain"})
     wanted = sorted(chosen, key=lambda example: (example.at, example.id))
-    return [_row(f"{e.id}#plain", e, prompt(e, plain), said(form.answer_of(e.target), plain)) for e in wanted]
+    return [_row(f"{e.id}{PLAIN}", e, prompt(e, plain), said(form.answer_of(e.target), plain)) for e in wanted]
 
 
 def prompt(example: Example, settings: BuildSettings, tools: Sequence[ToolUse] | None = None) -> list[Message]:

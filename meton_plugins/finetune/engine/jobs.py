@@ -1,11 +1,13 @@
-"""What other parts ask of the engine, each in a child process of its own: tokens, losses, answers, quantized files."""
+"""What other parts ask of the engine, each in a child process of its own: tokens, rows, losses, answers,
+quantized files.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..errors import UsageError
 from ..gguf.chat_template import BUILT_IN
@@ -15,17 +17,41 @@ from .process import run_job
 
 __all__ = [
     "Pace",
+    "Piece",
+    "Seen",
     "check_quantization",
     "count_tokens",
     "evaluate",
     "generate",
     "pace",
+    "preview",
     "quantize",
     "threads",
 ]
 
 Progress = Callable[[int, int], None]
 Chat = Sequence[Any]
+
+
+class Piece(NamedTuple):
+    """A token as people read it; its text is empty where a letter goes on in the next."""
+
+    text: str
+    trained: bool
+    special: bool
+
+
+class Seen(NamedTuple):
+    """A row as it is trained. `length` and `learned` in tokens; `reason`: why it is left out, where it is.
+
+    Without pieces where the base's template or tokenizer refuses the chat.
+    """
+
+    id: str
+    length: int
+    learned: int
+    reason: str | None
+    pieces: list[Piece]
 
 
 def threads(wanted: int = 0) -> int:
@@ -55,12 +81,29 @@ def _template(wanted: str | None) -> str | None:
     return wanted if wanted is None or wanted in BUILT_IN else _path(Path(wanted).expanduser())
 
 
-def count_tokens(base: Path, chats: Sequence[Chat], chat_template: str | None = None) -> list[int]:
-    """Tokens of each chat as `base` would read it; 0 for one that its template refuses."""
+def count_tokens(base: Path, chats: Sequence[Chat], chat_template: str | None = None, system: str = "") -> list[int]:
+    """Tokens of each chat, `system` before it, as `base` would read it; 0 for one that its template refuses."""
     if not chats:
         return []
-    result = run_job("count", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template))
+    result = run_job(
+        "count", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template), system=system
+    )
     return [int(n) for n in result["counts"]]
+
+
+def preview(
+    base: Path, chats: Sequence[tuple[str, Chat]], *, system: str = "", ctx_size: int,
+    learned: Literal["last", "all"] = "last", chat_template: str | None = None,
+) -> list[Seen]:  # fmt: skip
+    """The rows that a training on `base` makes of `chats` (id and messages), in order."""
+    if not chats:
+        return []
+    plain = list(zip((name for name, _ in chats), _plain([chat for _, chat in chats]), strict=True))
+    result = run_job(
+        "preview", base=_path(base), chats=plain, system=system, ctx_size=ctx_size, learned=learned,
+        chat_template=_template(chat_template),
+    )  # fmt: skip
+    return [Seen(**{**row, "pieces": [Piece(*piece) for piece in row["pieces"]]}) for row in result["rows"]]
 
 
 def evaluate(

@@ -29,7 +29,7 @@ from .library import Library
 from .model import Model
 from .schedule import learning_rate, order
 
-__all__ = ["Training", "read_chats", "train"]
+__all__ = ["Training", "read_chats", "train", "with_system"]
 
 Emit = Callable[..., None]
 #: "stop", "pause" or None: what the worker wants.
@@ -39,14 +39,16 @@ OLD_CHILD_SECONDS: Final = 60
 
 def read_chats(path: Path, system: str) -> list[tuple[str, list[dict[str, str]]]]:
     """Id and messages of each line of a dataset file, `system` put before those that have no system message."""
-    chats = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        value = json.loads(line)
-        messages = value["messages"]
-        if system and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": system}, *messages]
-        chats.append((value["id"], messages))
-    return chats
+    # By its bytes: an answer may hold a character that Python takes for the end of a line (U+2028, U+0085).
+    values = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [(value["id"], with_system(value["messages"], system)) for value in values]
+
+
+def with_system(messages: list[dict[str, str]], system: str) -> list[dict[str, str]]:
+    """`messages` as they are trained: `system` comes first where there is one and they have none of their own."""
+    if system and messages[0]["role"] != "system":
+        return [{"role": "system", "content": system}, *messages]
+    return messages
 
 
 def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:

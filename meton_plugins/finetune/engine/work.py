@@ -1,7 +1,8 @@
-"""The jobs that the child process knows, beside training and generating: count, prove, evaluate, quantize."""
+"""The jobs that the child process knows, beside training and generating: count, preview, prove, evaluate, quantize."""
 
 from __future__ import annotations
 
+import codecs
 import ctypes as C
 import re
 import tempfile
@@ -14,7 +15,7 @@ import numpy as np
 from ..errors import EngineError
 from ..gguf.chat_template import template_for
 from ..gguf.inspect import inspect
-from ..gguf.rows import build_rows
+from ..gguf.rows import Row, build_rows
 from ..gguf.tiny import make_tiny
 from .adamw import AdamW
 from .file_types import FILE_TYPES
@@ -22,7 +23,7 @@ from .generate import generate, pace
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
-from .trainer import read_chats, train
+from .trainer import read_chats, train, with_system
 
 __all__ = ["JOBS"]
 
@@ -38,11 +39,45 @@ def count(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
     base = Path(job["base"])
     template = template_for(inspect(base), job.get("chat_template"))
     with Model(library, base, vocab_only=True) as model:
-        rows, _ = build_rows([(str(i), m) for i, m in enumerate(job["chats"])], template, model, 2**31)
+        chats = [(str(i), with_system(m, job.get("system", ""))) for i, m in enumerate(job["chats"])]
+        rows, _ = build_rows(chats, template, model, 2**31)
         counts = [0] * len(job["chats"])
         for row in rows:
             counts[int(row.id)] += len(row.tokens)
     emit("result", counts=counts)
+
+
+def preview(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
+    """The rows of chats as they are trained, token by token, and of those that are left out the reason too."""
+    base = Path(job["base"])
+    template = template_for(inspect(base), job.get("chat_template"))
+    seen: list[dict[str, Any]] = []
+    with Model(library, base, vocab_only=True) as model:
+        for name, messages in job["chats"]:
+            chat = [(name, with_system(messages, job["system"]))]
+            rows, skipped = build_rows(chat, template, model, job["ctx_size"], job["learned"])
+            reason = skipped[0].reason if skipped else None
+            if skipped:
+                rows, _ = build_rows(chat, template, model, 2**31, job["learned"])
+            if not rows:
+                seen.append({"id": name, "length": 0, "learned": 0, "reason": reason, "pieces": []})
+            for row in rows:
+                facts = {"id": name, "length": row.length, "learned": row.learned, "reason": reason}
+                seen.append({**facts, "pieces": _spell(row, model)})
+    emit("result", rows=seen)
+
+
+def _spell(row: Row, model: Model) -> list[tuple[str, bool, bool]]:
+    """Each token's text, whether it is learned and whether it is special.
+
+    A letter that several tokens make up is the last one's: JSON carries no half letters.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = []
+    for token, trained in zip(row.tokens.tolist(), row.trained.tolist(), strict=True):
+        special = model.is_special(token) or model.is_end(token)
+        pieces.append((decoder.decode(model.piece(token), final=special), trained, special))
+    return pieces
 
 
 def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
@@ -110,6 +145,6 @@ def _path(value: str | None) -> Path | None:
 
 
 JOBS: Final[dict[str, Callable[[Library, dict[str, Any], Emit, Wanted], None]]] = {
-    "count": count, "evaluate": evaluate, "generate": generate, "pace": pace, "prove": prove, "quantize": quantize,
-    "train": train,
+    "count": count, "evaluate": evaluate, "generate": generate, "pace": pace, "preview": preview, "prove": prove,
+    "quantize": quantize, "train": train,
 }  # fmt: skip
