@@ -573,6 +573,58 @@ def test_run_refuses_what_is_no_checkout(tmp_path: Path) -> None:
         launch.checked(tmp_path)
 
 
+def uninstalled(checkout: Path, *words: str, code: int = 0) -> str:
+    """What `meton-finetune uninstall` says."""
+    command = [sys.executable, "-m", "meton_plugins.finetune", "uninstall", "--meton", str(checkout), *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def marked(checkout: Path, **said: str) -> Path:
+    """The marker that `install` writes."""
+    marker = checkout / "feedback_data" / "finetune" / hook.MARKER
+    marker.parent.mkdir(parents=True)
+    marker.write_text(json.dumps({**manifest(), **said}))
+    return marker
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_uninstall_ends_well_where_the_environment_is_gone(checkout: Path, tmp_path: Path, named: bool) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    marker = marked(checkout, python=str(python))
+    said = uninstalled(checkout, *(["--python", str(python)] if named else []))
+    assert "no longer loads the plugin" in said
+    assert f"gone: {tmp_path / 'env'} (the environment was deleted before" in said
+    assert not marker.exists()
+    again = uninstalled(checkout, code=1)
+    assert "name the Python that runs Meton with --python" in again
+    assert again.count("\n") == 1
+
+
+def test_uninstall_ends_well_where_the_environment_is_broken(checkout: Path, tmp_path: Path) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(tmp_path / "an-old-python")
+    marker = marked(checkout, python=str(python))
+    assert "its Python does not run any more, so delete that environment" in uninstalled(checkout)
+    assert not marker.exists()
+
+
+def test_uninstall_with_a_python_that_is_not_there_touches_nothing(checkout: Path) -> None:
+    marker = marked(checkout, python=sys.executable)
+    said = uninstalled(checkout, "--python", "/nowhere/bin/python", code=1)
+    assert f"There is no /nowhere/bin/python: the plugin was installed with --python {sys.executable}." in said
+    assert marker.exists()
+
+
+def test_uninstall_where_nobody_knows_the_environment(checkout: Path) -> None:
+    marker = marked(checkout)
+    assert "left: the hook, in an environment that is not known here" in uninstalled(checkout)
+    assert not marker.exists()
+
+
 def test_orphans_are_those_that_nothing_else_needs() -> None:
     needs = {"a": {"b"}, "b": set(), "c": {"d"}, "d": {"e"}, "e": set(), "pip": set()}
     found = environment.Environment((3, 11), Path(), Path(), dict.fromkeys(needs, "1"), needs)
