@@ -557,14 +557,17 @@ def test_the_hook_leaves_every_other_cli_alone(tmp_path: Path, hooked: Path) -> 
     assert (done.stdout, done.stderr) == ("another program\n", "")
 
 
-def test_run_starts_the_checkout(checkout: Path, tmp_path: Path) -> None:
+def test_run_starts_the_checkout_with_its_own_arguments(checkout: Path) -> None:
+    (checkout / "meton.py").write_text(f"{FILES['meton.py']}    print(sys.argv[1:])\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    given = ["--loud", "-x", "a b"]
     done = subprocess.run(
-        [sys.executable, "-m", "meton_plugins.finetune", "run", "--meton", str(checkout)], cwd=ROOT, env=env,
+        [sys.executable, "-m", "meton_plugins.finetune", "run", "--meton", str(checkout), *given], cwd=ROOT, env=env,
         capture_output=True, text=True, check=False, input="/finetune status\nhello\n/exit\n",
     )  # fmt: skip
     assert "host got" not in done.stdout, done.stdout + done.stderr
     assert "big:32b says hello" in done.stdout
+    assert str(given) in done.stdout
     assert done.returncode == 0
 
 

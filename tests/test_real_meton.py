@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,22 @@ def test_installing_changes_no_version_and_no_tracked_file(installed: Path, befo
     assert "packages added to" in shell("install", "--meton", installed, "--python", python)  # again: no harm
 
 
+def test_metons_own_launcher_loads_it(installed: Path, python: str, server: ChatServer) -> None:
+    (installed / "venv").mkdir()
+    (installed / "venv" / "bin").symlink_to(Path(python).parent)
+    with MetonSession(installed, server.address, [str(installed / "meton")]) as chat:
+        assert "Plugin Commands" in chat.send("/help")
+        assert chat.leave()[1] == 0
+    assert git(installed, "status", "--short") == ""
+    shutil.rmtree(installed / "venv")
+
+
+def test_the_doctor_finds_all_of_the_surface(plain: Path) -> None:
+    said = shell("doctor", "--meton", plain)
+    assert "MetonCLI.process_query" in said
+    assert "✗" not in said
+
+
 def test_help_and_tools_show_ours_after_metons(installed: Path, python: str, server: ChatServer) -> None:
     with start(installed, python, server) as chat:
         said = chat.send("/help")
@@ -136,6 +154,37 @@ def test_nothing_typed_ends_the_chat(installed: Path, python: str, server: ChatS
         assert "said True" in chat.send("y")
         ended = chat.interrupt("heard")
     assert "Goodbye" in ended
+
+
+def piped(checkout: Path, python: str, server: ChatServer, *lines: str) -> str:
+    """What Meton says where its input is no terminal, so that a line may be of any length."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "METON_", "OLLAMA"))}
+    env = {**kept, "OLLAMA_HOST": server.address, "TERM": "dumb", "COLUMNS": "150", "HOME": str(checkout.parent),
+           "PYTHONPATH": str(checkout.parent / "probe"), "PYTHONWARNINGS": "ignore"}  # fmt: skip
+    typed = "".join(f"{line}\n" for line in (*lines, "/exit"))
+    done = subprocess.run(
+        [python, "meton.py"], cwd=checkout, env=env, input=typed, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_hundred_thousand_characters_end_nothing(installed: Path, python: str, server: ChatServer) -> None:
+    long = "x" * 100_000
+    said = piped(
+        installed, python, server, f"/dataset show {long}", f"/fix {long}", f"/export model {long}", "and now?"
+    )
+    assert "Echo from qwen2.5-coder:32b: and now?" in said
+    assert long not in said
+
+
+def test_a_tool_refuses_where_nobody_can_agree(installed: Path, python: str, server: ChatServer) -> None:
+    server.rules.append(("train now", "THOUGHT: t\nACTION: training_start\nACTION_INPUT: {}\nANSWER:", "Asked."))
+    turns(installed)
+    assert "Asked." in piped(installed, python, server, "train now")
+    [output] = [tool["output"] for tool in turns(installed)[0]["tools"]]
+    assert output == "Not done: nobody is there to agree. The user can type it: /finetune start"
 
 
 def test_turns_are_heard_whole(installed: Path, python: str, server: ChatServer) -> None:
