@@ -106,6 +106,31 @@ def test_turns_are_kept_rated_fixed_and_trained_call_by_call(talk: Talk, tmp_pat
         assert len(library.calls(read.id)) == 2
 
 
+def test_what_lies_about_is_taken_once(talk: Talk) -> None:
+    with talk.start("--private") as chat:
+        chat.send("a private question")
+        chat.leave()
+    with talk.start() as chat:
+        chat.send("/dataset harvest off")
+        chat.send("an old question")
+        chat.send("/export conversations")
+        chat.leave()
+    exported = list((talk.checkout / "exports").glob("*.json"))
+    assert any("an old question" in path.read_text() for path in exported)
+    rating = {
+        "id": "f1", "timestamp": "2026-11-22T10:00:00", "query": "an old question", "feedback_type": "correction",
+        "response": "Echo from qwen2.5-coder:32b: an old question", "feedback_text": "", "correction": "Better.",
+        "context": {}, "tags": [],
+    }  # fmt: skip
+    (talk.checkout / "feedback_data" / "feedback_db.json").write_text(json.dumps([rating]))
+    with talk.start() as chat:
+        assert "1 new, 0 known" in chat.send("/dataset harvest")
+        assert "0 new, 1 known" in chat.send("/dataset harvest")
+        chat.leave()
+    [example] = talk.examples().values()
+    assert (example.question, example.correction, example.status) == ("an old question", "Better.", "usable")
+
+
 def test_a_private_session_leaves_nothing_now_and_later(talk: Talk) -> None:
     with talk.start("--private") as chat:
         assert "/+ good" not in chat.send("a secret question")

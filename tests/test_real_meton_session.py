@@ -38,8 +38,8 @@ SAID = {
     SORT: "Sort them by hand.",
 }
 MENDED = "We use whenever for dates and times, never pytz."
-#: Two answers learned by heart, by one thread, within half a minute.
-TRAIN = "--epochs 100 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --ctx-size 512 --threads 1"
+#: Two answers learned by heart, by one thread, within seconds.
+TRAIN = "--epochs 50 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --ctx-size 512 --threads 1"
 
 
 #: What stands above a session that is written down.
