@@ -571,6 +571,17 @@ def test_run_starts_the_checkout_with_its_own_arguments(checkout: Path) -> None:
     assert done.returncode == 0
 
 
+def test_a_chat_starts_without_the_rooms_that_it_does_not_need_yet(tmp_path: Path) -> None:
+    # Meton's user waits for what is imported here; each of these costs 5 to 100 ms.
+    rooms = ("collect.heard", "curate", "engine", "gguf", "library", "report", "serve.register", "train")
+    code = "import sys, meton_plugins.finetune.plugin; print(*sys.modules)"
+    loaded = python(tmp_path, code, ROOT).stdout.split()
+    assert "meton_plugins.finetune.plugin" in loaded
+    found = [name for room in rooms for name in loaded if name.startswith(f"meton_plugins.finetune.{room}")]
+    assert found == []
+    assert not {"httpx", "numpy", "ollama", "ruamel.yaml", "sqlite3"} & set(loaded)
+
+
 def test_run_refuses_what_is_no_checkout(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"no Meton checkout: it has no meton\.py"):
         launch.checked(tmp_path)
