@@ -26,8 +26,9 @@ test: $(READY) lint ollama
 	@$(PY) -m meton_plugins.finetune finetune setup
 	@REQUIRE_ENGINE=1 $(PY) -m pytest $(TESTS)
 
-test-meton: $(READY)
-	@$(PY) tools/test_meton.py
+test-meton: $(READY) ollama
+	@$(PY) -m meton_plugins.finetune finetune setup
+	@REQUIRE_ENGINE=1 $(PY) tools/test_meton.py
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

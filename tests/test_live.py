@@ -112,6 +112,20 @@ def test_secrets_are_stored_nowhere(chat: Chat, where: str) -> None:
     assert all(SECRET.encode() not in path.read_bytes() for path in chat.home.root.iterdir())
 
 
+def test_what_was_said_before_is_kept_short_and_ends_between_words(chat: Chat) -> None:
+    said = [("user" if number % 3 else "tool", f"{number} " + "word " * 20_000) for number in range(20)]
+    said[-1] = ("assistant", "x " * 990 + f"{SECRET}{SECRET} and more " + "y " * 5000)
+    said[-2] = ("user", "z" * 100_000)
+    chat.say(finished(context=tuple(said)))
+    with chat.library as library:
+        [example] = library.find()
+    assert [message.role for message in example.context] == ["user"] * 7 + ["assistant"]
+    assert example.context[0].content.startswith("10 word ")
+    assert all(len(message.content) <= 2002 for message in example.context)
+    assert example.context[-1].content == f"{'x ' * 990}…"
+    assert example.context[-2].content == "…"
+
+
 @pytest.mark.parametrize(
     ("more", "label"),
     [

@@ -557,20 +557,86 @@ def test_the_hook_leaves_every_other_cli_alone(tmp_path: Path, hooked: Path) -> 
     assert (done.stdout, done.stderr) == ("another program\n", "")
 
 
-def test_run_starts_the_checkout(checkout: Path, tmp_path: Path) -> None:
+def test_run_starts_the_checkout_with_its_own_arguments(checkout: Path) -> None:
+    (checkout / "meton.py").write_text(f"{FILES['meton.py']}    print(sys.argv[1:])\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    given = ["--loud", "-x", "a b"]
     done = subprocess.run(
-        [sys.executable, "-m", "meton_plugins.finetune", "run", "--meton", str(checkout)], cwd=ROOT, env=env,
+        [sys.executable, "-m", "meton_plugins.finetune", "run", "--meton", str(checkout), *given], cwd=ROOT, env=env,
         capture_output=True, text=True, check=False, input="/finetune status\nhello\n/exit\n",
     )  # fmt: skip
     assert "host got" not in done.stdout, done.stdout + done.stderr
     assert "big:32b says hello" in done.stdout
+    assert str(given) in done.stdout
     assert done.returncode == 0
+
+
+def test_a_chat_starts_without_the_rooms_that_it_does_not_need_yet(tmp_path: Path) -> None:
+    # Meton's user waits for what is imported here; each of these costs 5 to 100 ms.
+    rooms = ("collect.heard", "curate", "engine", "gguf", "library", "report", "serve.register", "train")
+    code = "import sys, meton_plugins.finetune.plugin; print(*sys.modules)"
+    loaded = python(tmp_path, code, ROOT).stdout.split()
+    assert "meton_plugins.finetune.plugin" in loaded
+    found = [name for room in rooms for name in loaded if name.startswith(f"meton_plugins.finetune.{room}")]
+    assert found == []
+    assert not {"httpx", "numpy", "ollama", "ruamel.yaml", "sqlite3"} & set(loaded)
 
 
 def test_run_refuses_what_is_no_checkout(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"no Meton checkout: it has no meton\.py"):
         launch.checked(tmp_path)
+
+
+def uninstalled(checkout: Path, *words: str, code: int = 0) -> str:
+    """What `meton-finetune uninstall` says."""
+    command = [sys.executable, "-m", "meton_plugins.finetune", "uninstall", "--meton", str(checkout), *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def marked(checkout: Path, **said: str) -> Path:
+    """The marker that `install` writes."""
+    marker = checkout / "feedback_data" / "finetune" / hook.MARKER
+    marker.parent.mkdir(parents=True)
+    marker.write_text(json.dumps({**manifest(), **said}))
+    return marker
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_uninstall_ends_well_where_the_environment_is_gone(checkout: Path, tmp_path: Path, named: bool) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    marker = marked(checkout, python=str(python))
+    said = uninstalled(checkout, *(["--python", str(python)] if named else []))
+    assert "no longer loads the plugin" in said
+    assert f"gone: {tmp_path / 'env'} (the environment was deleted before" in said
+    assert not marker.exists()
+    again = uninstalled(checkout, code=1)
+    assert "name the Python that runs Meton with --python" in again
+    assert again.count("\n") == 1
+
+
+def test_uninstall_ends_well_where_the_environment_is_broken(checkout: Path, tmp_path: Path) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(tmp_path / "an-old-python")
+    marker = marked(checkout, python=str(python))
+    assert "its Python does not run any more, so delete that environment" in uninstalled(checkout)
+    assert not marker.exists()
+
+
+def test_uninstall_with_a_python_that_is_not_there_touches_nothing(checkout: Path) -> None:
+    marker = marked(checkout, python=sys.executable)
+    said = uninstalled(checkout, "--python", "/nowhere/bin/python", code=1)
+    assert f"There is no /nowhere/bin/python: the plugin was installed with --python {sys.executable}." in said
+    assert marker.exists()
+
+
+def test_uninstall_where_nobody_knows_the_environment(checkout: Path) -> None:
+    marker = marked(checkout)
+    assert "left: the hook, in an environment that is not known here" in uninstalled(checkout)
+    assert not marker.exists()
 
 
 def test_orphans_are_those_that_nothing_else_needs() -> None:

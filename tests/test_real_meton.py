@@ -1,8 +1,4 @@
-"""The plugin inside a real, unmodified Meton, driven in a terminal.
-
-METON_HOME names a Meton checkout, METON_PYTHON the interpreters that have its packages, separated by ':'; `make
-test-meton` makes three. Without them the tests are skipped, with REQUIRE_METON=1 they fail. The checkout is cloned.
-"""
+"""The plugin inside a real, unmodified Meton, driven in a terminal."""
 
 from __future__ import annotations
 
@@ -11,89 +7,37 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.chat_server import ChatServer, chat_server
+from support.chat_server import ChatServer
 from support.meton_session import MetonSession
+from support.real_meton import CLI, ROOT, clone, freeze, git, shell
 
 from meton_plugins.host.config_file import ConfigFile
 
-ROOT = Path(__file__).resolve().parent.parent
-CLI = [sys.executable, "-m", "meton_plugins.finetune"]
-
-
-def _pythons() -> list[str]:
-    home = os.environ.get("METON_HOME", "")
-    own = Path(home, "venv", "bin", "python")
-    named = os.environ.get("METON_PYTHON") or (str(own) if home and own.exists() else "")
-    return [part for part in named.split(os.pathsep) if part]
-
-
-def _shell(*words: object, code: int = 0) -> str:
-    """meton-finetune, as a user's shell starts it."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("METON_FINETUNE_HOME", "OLLAMA_HOST")}
-    done = subprocess.run(
-        [*CLI, *map(str, words)], env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "150"}, capture_output=True,
-        text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def _git(checkout: Path, *words: str) -> str:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    done = subprocess.run(["git", *identity, *words], cwd=checkout, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
-def _clone(to: Path) -> Path:
-    """A clone whose file tool may read inside it."""
-    subprocess.run(["git", "clone", "-q", os.environ["METON_HOME"], str(to)], check=True)
-    config = to / "config.yaml"
-    config.write_text(config.read_text().replace("/media/development/projects/", str(to)))
-    _git(to, "commit", "-q", "-a", "-m", "allowed path")
-    return to
-
-
-def _freeze(python: str) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "--python", python, "freeze"], capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.split())
-
-
-@pytest.fixture(scope="module", params=_pythons() or [None], ids=lambda path: Path(path).parts[-3] if path else "none")
-def python(request: pytest.FixtureRequest) -> str:
-    """An interpreter with Meton's packages."""
-    if request.param and os.environ.get("METON_HOME"):
-        return str(request.param)
-    reason = "No Meton to test in: set METON_HOME to a checkout and run `make test-meton`."
-    if os.environ.get("REQUIRE_METON") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+pytest_plugins = ["support.real_meton_fixtures"]
 
 
 @pytest.fixture(scope="module")
 def plain(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout that nobody touched."""
-    return _clone(tmp_path_factory.mktemp("plain") / "Meton")
+    return clone(tmp_path_factory.mktemp("plain") / "Meton")
 
 
 @pytest.fixture(scope="module")
 def before(python: str) -> set[str]:
     """What the environment holds before `install`."""
-    return _freeze(python)
+    return freeze(python)
 
 
 @pytest.fixture(scope="module")
 def installed(python: str, before: set[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A checkout that loads the plugin, and the probe beside it."""
-    checkout = _clone(tmp_path_factory.mktemp("installed") / "Meton")
-    said = _shell("install", "--meton", checkout, "--python", python)
+    checkout = clone(tmp_path_factory.mktemp("installed") / "Meton")
+    said = shell("install", "--meton", checkout, "--python", python)
     probe = checkout.parent / "probe"
     probe.mkdir()
     shutil.copy(ROOT / "tests" / "support" / "probe.py", probe / "probe_plugin.py")
@@ -103,13 +47,7 @@ def installed(python: str, before: set[str], tmp_path_factory: pytest.TempPathFa
     (checkout / "feedback_data" / "probe" / "attach.json").write_text(json.dumps(marker))
     (checkout.parent / "install.txt").write_text(said)
     yield checkout
-    _shell("uninstall", "--meton", checkout, "--python", python)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with chat_server() as running:
-        yield running
+    shell("uninstall", "--meton", checkout, "--python", python)
 
 
 @pytest.fixture(autouse=True)
@@ -133,15 +71,31 @@ def turns(checkout: Path) -> list[dict[str, Any]]:
 
 
 def test_installing_changes_no_version_and_no_tracked_file(installed: Path, before: set[str], python: str) -> None:
-    assert before <= _freeze(python)
-    assert _git(installed, "status", "--short") == ""
+    assert before <= freeze(python)
+    assert git(installed, "status", "--short") == ""
     said = (installed.parent / "install.txt").read_text()
     for path in re.findall(r"written: (\S+)", said):
         assert Path(path).exists()
     assert "attach.json" in said
     assert "meton-plugins.pth" in said
     assert "git clean -fdx" in said
-    assert "packages added to" in _shell("install", "--meton", installed, "--python", python)  # again: no harm
+    assert "packages added to" in shell("install", "--meton", installed, "--python", python)  # again: no harm
+
+
+def test_metons_own_launcher_loads_it(installed: Path, python: str, server: ChatServer) -> None:
+    (installed / "venv").mkdir()
+    (installed / "venv" / "bin").symlink_to(Path(python).parent)
+    with MetonSession(installed, server.address, [str(installed / "meton")]) as chat:
+        assert "Plugin Commands" in chat.send("/help")
+        assert chat.leave()[1] == 0
+    assert git(installed, "status", "--short") == ""
+    shutil.rmtree(installed / "venv")
+
+
+def test_the_doctor_finds_all_of_the_surface(plain: Path) -> None:
+    said = shell("doctor", "--meton", plain)
+    assert "MetonCLI.process_query" in said
+    assert "✗" not in said
 
 
 def test_help_and_tools_show_ours_after_metons(installed: Path, python: str, server: ChatServer) -> None:
@@ -200,6 +154,37 @@ def test_nothing_typed_ends_the_chat(installed: Path, python: str, server: ChatS
         assert "said True" in chat.send("y")
         ended = chat.interrupt("heard")
     assert "Goodbye" in ended
+
+
+def piped(checkout: Path, python: str, server: ChatServer, *lines: str) -> str:
+    """What Meton says where its input is no terminal, so that a line may be of any length."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "METON_", "OLLAMA"))}
+    env = {**kept, "OLLAMA_HOST": server.address, "TERM": "dumb", "COLUMNS": "150", "HOME": str(checkout.parent),
+           "PYTHONPATH": str(checkout.parent / "probe"), "PYTHONWARNINGS": "ignore"}  # fmt: skip
+    typed = "".join(f"{line}\n" for line in (*lines, "/exit"))
+    done = subprocess.run(
+        [python, "meton.py"], cwd=checkout, env=env, input=typed, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_hundred_thousand_characters_end_nothing(installed: Path, python: str, server: ChatServer) -> None:
+    long = "x" * 100_000
+    said = piped(
+        installed, python, server, f"/dataset show {long}", f"/fix {long}", f"/export model {long}", "and now?"
+    )
+    assert "Echo from qwen2.5-coder:32b: and now?" in said
+    assert long not in said
+
+
+def test_a_tool_refuses_where_nobody_can_agree(installed: Path, python: str, server: ChatServer) -> None:
+    server.rules.append(("train now", "THOUGHT: t\nACTION: training_start\nACTION_INPUT: {}\nANSWER:", "Asked."))
+    turns(installed)
+    assert "Asked." in piped(installed, python, server, "train now")
+    [output] = [tool["output"] for tool in turns(installed)[0]["tools"]]
+    assert output == "Not done: nobody is there to agree. The user can type it: /finetune start"
 
 
 def test_turns_are_heard_whole(installed: Path, python: str, server: ChatServer) -> None:
@@ -300,7 +285,7 @@ def test_a_swap_from_elsewhere_reaches_the_session_and_stays(installed: Path, py
         assert f"Switched to model: {tuned}" in chat.send("/model fallback")
         chat.leave()
     assert [model for model, _ in server.asked()][:2] == [old, tuned]
-    _git(installed, "checkout", "-q", "config.yaml")
+    git(installed, "checkout", "-q", "config.yaml")
 
 
 def test_promote_and_rollback_in_the_chat(installed: Path, python: str, server: ChatServer) -> None:
@@ -320,7 +305,7 @@ def test_promote_and_rollback_in_the_chat(installed: Path, python: str, server: 
         assert "Echo from qwen2.5-coder:32b" in chat.send("and back?")
         chat.leave()
     assert ConfigFile(installed / "config.yaml").read()["primary"] == "qwen2.5-coder:32b"
-    _git(installed, "checkout", "-q", "config.yaml")
+    git(installed, "checkout", "-q", "config.yaml")
 
 
 def test_run_needs_no_installation(installed: Path, plain: Path, python: str, server: ChatServer) -> None:
@@ -333,7 +318,7 @@ def test_run_needs_no_installation(installed: Path, plain: Path, python: str, se
         assert chat.leave()[1] == 0
     with MetonSession(plain, server.address, command, env={"PYTHONPATH": str(ROOT)}) as chat:
         assert told not in chat.started
-    assert _git(plain, "status", "--short") == ""
+    assert git(plain, "status", "--short") == ""
     assert (plain / "feedback_data" / "finetune").stat().st_mode & 0o777 == 0o700
     with start(plain, python, server) as chat:
         assert "Unknown command" in chat.send("/dataset")
@@ -342,11 +327,11 @@ def test_run_needs_no_installation(installed: Path, plain: Path, python: str, se
 def test_a_meton_that_lacks_something_starts_without(
     installed: Path, python: str, server: ChatServer, tmp_path: Path
 ) -> None:
-    older = _clone(tmp_path / "Meton")
+    older = clone(tmp_path / "Meton")
     models = older / "core" / "models.py"
     models.write_text(models.read_text().replace("_llm_cache", "_llms"))
-    assert "core.models.ModelManager._llm_cache" in _shell("install", "--meton", older, "--python", python, code=1)
-    assert re.search(r"✗ +ModelManager\._llm_cache", _shell("doctor", "--meton", older, code=1))
+    assert "core.models.ModelManager._llm_cache" in shell("install", "--meton", older, "--python", python, code=1)
+    assert re.search(r"✗ +ModelManager\._llm_cache", shell("doctor", "--meton", older, code=1))
     command = [*CLI, "run", "--meton", str(older), "--python", python]
     with MetonSession(older, server.address, command, env={"PYTHONPATH": str(ROOT)}) as chat:
         assert "this Meton lacks core.models.ModelManager._llm_cache" in chat.started
@@ -376,13 +361,13 @@ def test_a_plugin_that_moved_away_is_one_line(installed: Path, python: str, serv
 
 
 def test_uninstalling_takes_it_back(installed: Path, before: set[str], python: str, server: ChatServer) -> None:
-    said = _shell("uninstall", "--meton", installed, "--python", python)
+    said = shell("uninstall", "--meton", installed, "--python", python)
     assert "attach.json" in said
     assert f"left: {installed}/feedback_data/finetune" in said
     shutil.rmtree(installed / "feedback_data" / "probe")
-    assert _freeze(python) == before
+    assert freeze(python) == before
     with start(installed, python, server) as chat:
         assert "Unknown command" in chat.send("/dataset")
-    assert "gone: " in _shell("uninstall", "--purge", "--meton", installed, "--python", python)
+    assert "gone: " in shell("uninstall", "--purge", "--meton", installed, "--python", python)
     assert not (installed / "feedback_data" / "finetune").exists()
-    assert _git(installed, "status", "--short") == ""
+    assert git(installed, "status", "--short") == ""

@@ -1,7 +1,4 @@
-"""What a chat in a real, unmodified Meton leaves in the library.
-
-As in test_real_meton.py: METON_HOME and METON_PYTHON; without them skipped, with REQUIRE_METON=1 a failure.
-"""
+"""What a chat in a real, unmodified Meton leaves in the library."""
 
 from __future__ import annotations
 
@@ -9,16 +6,15 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.chat_server import ChatServer, chat_server
+from support.chat_server import ChatServer
 from support.meton_session import MetonSession
+from support.real_meton import CLI, ROOT, clone
 
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import dataset
@@ -26,57 +22,7 @@ from meton_plugins.finetune.library import Example, Library
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.settings import BuildSettings
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def _pythons() -> list[str]:
-    home = os.environ.get("METON_HOME", "")
-    own = Path(home, "venv", "bin", "python")
-    named = os.environ.get("METON_PYTHON") or (str(own) if home and own.exists() else "")
-    return [part for part in named.split(os.pathsep) if part]
-
-
-@pytest.fixture(scope="module", params=_pythons() or [None], ids=lambda path: Path(path).parts[-3] if path else "none")
-def python(request: pytest.FixtureRequest) -> str:
-    """An interpreter with Meton's packages."""
-    if request.param and os.environ.get("METON_HOME"):
-        return str(request.param)
-    reason = "No Meton to test in: set METON_HOME to a checkout and run `make test-meton`."
-    if os.environ.get("REQUIRE_METON") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def _shell(*words: object) -> None:
-    """meton-finetune, as a user's shell starts it."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("METON_FINETUNE_HOME", "OLLAMA_HOST")}
-    command = [sys.executable, "-m", "meton_plugins.finetune", *map(str, words)]
-    env = {**kept, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _clone(to: Path) -> Path:
-    """A checkout whose file tool may read inside it."""
-    subprocess.run(["git", "clone", "-q", os.environ["METON_HOME"], str(to)], check=True)
-    config = to / "config.yaml"
-    config.write_text(config.read_text().replace("/media/development/projects/", str(to)))
-    return to
-
-
-@pytest.fixture(scope="module")
-def equipped(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The interpreter with the packages that the plugin needs beside Meton's."""
-    checkout = _clone(tmp_path_factory.mktemp("equipped") / "Meton")
-    _shell("install", "--meton", checkout, "--python", python)
-    yield python
-    _shell("uninstall", "--meton", checkout, "--python", python)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with chat_server() as running:
-        yield running
+pytest_plugins = ["support.real_meton_fixtures"]
 
 
 class Talk:
@@ -93,7 +39,7 @@ class Talk:
         ]  # fmt: skip
 
     def start(self, *words: str, **env: str) -> MetonSession:
-        command = [sys.executable, "-m", "meton_plugins.finetune", "run", "--meton", str(self.checkout), *words]
+        command = [*CLI, "run", "--meton", str(self.checkout), *words]
         command += ["--python", self.python]
         return MetonSession(self.checkout, self.server.address, command, env={"PYTHONPATH": str(ROOT), **env})
 
@@ -107,7 +53,7 @@ class Talk:
 
 @pytest.fixture
 def talk(equipped: str, server: ChatServer, tmp_path: Path) -> Talk:
-    return Talk(_clone(tmp_path / "Meton"), equipped, server)
+    return Talk(clone(tmp_path / "Meton"), equipped, server)
 
 
 def test_turns_are_kept_rated_fixed_and_trained_call_by_call(talk: Talk, tmp_path: Path) -> None:
@@ -158,6 +104,31 @@ def test_turns_are_kept_rated_fixed_and_trained_call_by_call(talk: Talk, tmp_pat
     with Library(talk.home.library) as library:
         assert library.counts().examples == 4
         assert len(library.calls(read.id)) == 2
+
+
+def test_what_lies_about_is_taken_once(talk: Talk) -> None:
+    with talk.start("--private") as chat:
+        chat.send("a private question")
+        chat.leave()
+    with talk.start() as chat:
+        chat.send("/dataset harvest off")
+        chat.send("an old question")
+        chat.send("/export conversations")
+        chat.leave()
+    exported = list((talk.checkout / "exports").glob("*.json"))
+    assert any("an old question" in path.read_text() for path in exported)
+    rating = {
+        "id": "f1", "timestamp": "2026-11-22T10:00:00", "query": "an old question", "feedback_type": "correction",
+        "response": "Echo from qwen2.5-coder:32b: an old question", "feedback_text": "", "correction": "Better.",
+        "context": {}, "tags": [],
+    }  # fmt: skip
+    (talk.checkout / "feedback_data" / "feedback_db.json").write_text(json.dumps([rating]))
+    with talk.start() as chat:
+        assert "1 new, 0 known" in chat.send("/dataset harvest")
+        assert "0 new, 1 known" in chat.send("/dataset harvest")
+        chat.leave()
+    [example] = talk.examples().values()
+    assert (example.question, example.correction, example.status) == ("an old question", "Better.", "usable")
 
 
 def test_a_private_session_leaves_nothing_now_and_later(talk: Talk) -> None:

@@ -23,7 +23,10 @@ SETS: Final = {
 }
 #: That NumPy has no wheels for newer ones.
 OLD_ENOUGH: Final = ("python3.11", "python3.10")
-TESTS: Final = ("tests/test_meton_host.py", "tests/test_real_meton.py", "tests/test_real_meton_data.py")
+TESTS: Final = (
+    "tests/test_meton_host.py", "tests/test_real_meton.py", "tests/test_real_meton_data.py",
+    "tests/test_real_meton_session.py",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from . import tools
 from .collect.live import LiveTurns
 from .commands import dataset, export, finetune, model_register
-from .library import Library
 from .paths import Home
 
 if TYPE_CHECKING:
     from ..host.api import Command, Host
+    from .library import Library
 
 __all__ = ["commands_for", "register"]
 
@@ -46,6 +46,8 @@ def listener_for(host: Host) -> LiveTurns:
         return scrub(texts)
 
     def news() -> list[str]:
+        if not home.runs.is_dir():  # nothing is imported above the first prompt of somebody who never trained
+            return []
         from .train.news import news
 
         return news(home)

@@ -95,9 +95,10 @@ def _uninstall(host: ConsoleHost, words: Sequence[str]) -> int:
     parser.add_argument("--purge", action="store_true", help="also delete library, datasets, runs and models")
     options = parser.parse_args(list(words))
     checkout = launch.checked(options.meton)
-    done = install.uninstall(
-        checkout, _environment(checkout, options), _plugin(), _data(checkout), purge=options.purge
-    )  # fmt: skip
+    own = checkout / "venv" / "bin" / "python"
+    # No refusal where it is gone: the checkout is to be cleaned, and `install` noted what it used.
+    python = options.python.expanduser().absolute() if options.python else own if own.is_file() else None
+    done = install.uninstall(checkout, python, _plugin(), _data(checkout), purge=options.purge)
     left = list(done.left)
     if machine_dir().exists():
         left.append(f"{machine_dir()} (the engine, shared by all checkouts: delete it when no other uses it)")

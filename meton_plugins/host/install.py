@@ -57,7 +57,8 @@ def install(checkout: Path, python: Path, plugin: Mapping[str, Any], requirement
     except OSError as error:
         raise HostError(f"{found.site} cannot be written ({error.strerror}): {_whose(python)}.") from error
     # Written last: from here on the checkout loads the plugin.
-    marker.write_text(json.dumps({**plugin, "root": str(root())}, indent=1) + "\n", encoding="utf-8")
+    said = {**plugin, "root": str(root()), "python": str(python)}
+    marker.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     marker.chmod(0o600)
     packages = ", ".join(f"{name} {version}" for name, version in sorted(added.items()))
     return [
@@ -66,20 +67,23 @@ def install(checkout: Path, python: Path, plugin: Mapping[str, Any], requirement
     ]
 
 
-def uninstall(checkout: Path, python: Path, plugin: Mapping[str, Any], data: Path, *, purge: bool) -> Removed:
-    """Take `install` back. `data` is the plugin's folder; it goes only with `purge`."""
-    gone: list[str] = []
+def uninstall(
+    checkout: Path, python: Path | None, plugin: Mapping[str, Any], data: Path, *, purge: bool
+) -> Removed:  # fmt: skip
+    """Take `install` back, also where the environment is gone. `data`, the plugin's folder, goes only with `purge`.
+
+    `python`: that of the environment, None for the one that `install` noted. HostError, and nothing touched, where it
+    looks like a slip.
+    """
     marker = _marker(checkout, plugin)
+    python = _whole(checkout, python, marker, anyway=purge and data.exists())
+    gone: list[str] = []
+    left: list[str] = []
     _drop(marker, gone)
-    found = look(python)
-    record = _record(found)
-    record["checkouts"] = [other for other in record["checkouts"] if other != str(checkout)]
-    if record["checkouts"]:
-        (found.site / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if python is None:
+        left.append("the hook, in an environment that is not known here: `uninstall --python PATH` takes it out")
     else:
-        for name in (PTH, f"{INSTALLED}.py", RECORD):
-            _drop(found.site / name, gone)
-        gone += _remove_packages(python, found, record["packages"])
+        _leave(checkout, python, gone, left)
     if purge and data.exists():
         shutil.rmtree(data)
         gone.append(f"{data} (library, datasets, runs, models)")
@@ -87,9 +91,48 @@ def uninstall(checkout: Path, python: Path, plugin: Mapping[str, Any], data: Pat
         marker.parent.rmdir()
         if not any(marker.parent.parent.iterdir()):  # Meton makes it when it needs it
             marker.parent.parent.rmdir()
-    left = [f"{data} (library, datasets, runs, models: `uninstall --purge` deletes it)"] if data.exists() else []
-    left += [f"the hook in {found.site}: also used by {other}" for other in record["checkouts"]]
+    if data.exists():
+        left.insert(0, f"{data} (library, datasets, runs, models: `uninstall --purge` deletes it)")
     return Removed(gone, left)
+
+
+def _leave(checkout: Path, python: Path, gone: list[str], left: list[str]) -> None:
+    """Take out of an environment what nobody else uses there; one that is gone, or broken, ends nothing."""
+    prefix = python.parent.parent
+    if not prefix.is_dir():
+        gone.append(f"{prefix} (the environment was deleted before, and what `install` had put there with it)")
+        return
+    try:
+        found = look(python)
+    except HostError:
+        left.append(f"what `install` put into {prefix}: its Python does not run any more, so delete that environment")
+        return
+    record = _record(found)
+    record["checkouts"] = [other for other in record["checkouts"] if other != str(checkout)]
+    if record["checkouts"]:
+        (found.site / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        left += [f"the hook in {found.site}: also used by {other}" for other in record["checkouts"]]
+        return
+    for name in (PTH, f"{INSTALLED}.py", RECORD):
+        _drop(found.site / name, gone)
+    gone += _remove_packages(python, found, record["packages"])
+
+
+def _whole(checkout: Path, python: Path | None, marker: Path, *, anyway: bool) -> Path | None:
+    """The Python whose environment has the hook: `python`, or the one that the marker notes; None where unknown."""
+    try:
+        noted = Path(str(json.loads(marker.read_text(encoding="utf-8"))["python"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        noted = None
+    if python is None:
+        if noted is None and not marker.exists() and not anyway:
+            raise HostError(f"{checkout} has no venv/ and no plugin: name the Python that runs Meton with --python.")
+        return noted
+    if not python.is_file() and (not marker.exists() or (noted is not None and noted.is_file())):
+        # A slip of the hand: the hook would stay where it is, and nobody would know.
+        known = f": the plugin was installed with --python {noted}" if noted else ""
+        raise HostError(f"There is no {python}{known}.")
+    return python
 
 
 def _marker(checkout: Path, plugin: Mapping[str, Any]) -> Path:

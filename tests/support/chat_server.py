@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
+
+S = TypeVar("S", bound=ThreadingHTTPServer)
 
 #: What Meton puts around the question, and before the latest tool's output.
 QUESTION = re.compile(r"\nUser Query: (.*?)\n\nNow, think step by step", re.DOTALL)
@@ -25,8 +27,8 @@ class ChatServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, handler: type[ChatHandler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or ChatHandler)
         self.models = list(MODELS)
         self.rules: list[tuple[str, str | int, str | int]] = []
         self.requests: list[tuple[str, dict[str, Any]]] = []
@@ -54,7 +56,9 @@ class ChatServer(ThreadingHTTPServer):
         return f"THOUGHT: I know this.\nACTION: NONE\nACTION_INPUT:\nANSWER: {said}"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ChatHandler(BaseHTTPRequestHandler):
+    """Speaks as much of Ollama's API as Meton asks."""
+
     protocol_version = "HTTP/1.1"
     server: ChatServer
 
@@ -63,34 +67,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/api/version":
-            self._send({"version": "0.0.0"})
+            self.send({"version": "0.0.0"})
         elif self.path in ("/api/tags", "/api/ps"):
             rows = [{"name": name, "model": name, "size": 4096, "digest": "0" * 64} for name in self.server.models]
-            self._send({"models": rows if self.path == "/api/tags" else []})
+            self.send({"models": rows if self.path == "/api/tags" else []})
         else:
-            self._send({"error": "404 page not found"}, 404)
+            self.send({"error": "404 page not found"}, 404)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         self.server.requests.append((self.path, body))
         name = body.get("model") or body.get("name")
         if name not in [*self.server.models, *(model.removesuffix(":latest") for model in self.server.models)]:
-            self._send({"error": f"model '{name}' not found"}, 404)
+            self.send({"error": f"model '{name}' not found"}, 404)
         elif self.path == "/api/show":
-            self._send({"details": {"family": "fake"}, "model_info": {}, "capabilities": ["completion"]})
+            self.send({"details": {"family": "fake"}, "model_info": {}, "capabilities": ["completion"]})
         elif self.path in ("/api/generate", "/api/chat"):
-            self._generate(name, body)
+            self.generate(name, body)
         else:
-            self._send({"error": "404 page not found"}, 404)
+            self.send({"error": "404 page not found"}, 404)
 
-    def _generate(self, name: str, body: dict[str, Any]) -> None:
+    def generate(self, name: str, body: dict[str, Any]) -> None:
         chat = self.path == "/api/chat"
         said = self.server.reply(name, body["messages"][-1]["content"] if chat else body.get("prompt", ""))
         if isinstance(said, int):
-            self._send({"error": "scripted failure"}, said)
+            self.send({"error": "scripted failure"}, said)
             return
         text = {"message": {"role": "assistant", "content": said}} if chat else {"response": said}
-        self._send(
+        self.send(
             {
                 "model": name,
                 "created_at": "2026-11-22T00:00:00Z",
@@ -101,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
             }
         )
 
-    def _send(self, value: Any, status: int = 200) -> None:
+    def send(self, value: Any, status: int = 200) -> None:
         data = json.dumps(value).encode() + b"\n"
         self.send_response(status)
         self.send_header("Content-Type", "application/x-ndjson")
@@ -113,7 +117,14 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def chat_server() -> Iterator[ChatServer]:
     """A server for the length of the block."""
-    with ChatServer() as server:
+    with serving(ChatServer()) as server:
+        yield server
+
+
+@contextmanager
+def serving(server: S) -> Iterator[S]:
+    """Serve in a thread for the length of the block."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -17,6 +17,10 @@ __all__ = ["as_turn"]
 
 FAILED: Final = "the agent failed"
 
+#: Longest earlier message kept with a turn, in characters: ten times what Meton shows its agent. Each was kept whole as
+#: a turn of its own; to search eight of any length for secrets anew would make every turn of a session slower.
+CONTEXT_LIMIT: Final = 2000
+
 
 def as_turn(heard: FinishedTurn) -> Turn:
     """`heard` with its calls' instructions told apart, its time as Meton's files have it, and failures labelled."""
@@ -24,22 +28,29 @@ def as_turn(heard: FinishedTurn) -> Turn:
     if reason is None and not heard.success:
         reason = FAILED
     context = [
-        Message(role=cast(Literal["user", "assistant"], role), content=content)
-        for role, content in heard.context
-        if role in ("user", "assistant")
+        Message(role=cast(Literal["user", "assistant"], role), content=_beginning(content))
+        for role, content in [said for said in heard.context if said[0] in ("user", "assistant")][-2 * CONTEXT_TURNS :]
     ]
     return Turn(
         session=heard.session,
         at=_local(heard.at),
         question=heard.question,
         answer=heard.answer,
-        context=tuple(context[-2 * CONTEXT_TURNS :]),
+        context=tuple(context),
         tools=tuple(ToolUse(name=tool.name, input=tool.input, output=tool.output) for tool in heard.tools),
         calls=tuple(_call(call.prompt, call.completion, call.model, call.origin) for call in heard.calls),
         model=heard.model or None,
         origin=heard.origin,
         failure=reason,
     )
+
+
+def _beginning(text: str) -> str:
+    """As much of `text` as is kept, ending between two words: half a secret would not be known for one."""
+    if len(text) <= CONTEXT_LIMIT:
+        return text
+    head = text[: CONTEXT_LIMIT + 1]
+    return f"{head[: max(head.rfind(' '), head.rfind(chr(10)), 0)].rstrip()} …".lstrip()
 
 
 def _call(prompt: str, completion: str, model: str, origin: str) -> Call:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BusyError, ConfigError, DataError, FinetuneError, NotFound
-from ..library import Library
 from ..paths import Home
-from ..settings import HarvestSettings, load
 from ..told import Told
-from ..turn import AGENT
-from .clean import Scrub, scrubbed
-from .heard import as_turn
 from .writer import Writer
 
+# The library and the settings are imported where they are used: a chat starts with this module, and waits for it.
 if TYPE_CHECKING:
     from ...host.api import FinishedTurn, Host
+    from ..library import Library
+    from ..settings import HarvestSettings
+    from .clean import Scrub
 
 __all__ = ["HINT", "LiveTurns"]
 
@@ -69,6 +67,8 @@ class LiveTurns:
 
     def turn(self, turn: FinishedTurn) -> str | None:
         """Have the turn written in the background; the words for rating, where they are wanted."""
+        from ..turn import AGENT
+
         kept = _Kept()
         own = turn.origin == AGENT
         if own:
@@ -108,6 +108,8 @@ class LiveTurns:
         names = {kept.name for kept in self._turns if kept.name is not None}
         if not names:
             return None
+        from ..library import Library
+
         try:
             with Library(self._home.library) as library:
                 found = [library.get(name) for name in sorted(names)]
@@ -143,10 +145,18 @@ class LiveTurns:
         return kept.name
 
     def _settings(self) -> HarvestSettings:
+        from ..settings import load
+
         return load(self._home.settings).harvest
 
     def _write(self, turn: FinishedTurn, kept: _Kept) -> None:
         try:
+            from collections import Counter
+
+            from ..library import Library
+            from .clean import scrubbed
+            from .heard import as_turn
+
             [clean] = scrubbed([as_turn(turn)], self._scrub, Counter())
             # Opened for each turn: whoever deletes the folder finds nobody writing on in a file without a name.
             with Library(self._home.library) as library:
@@ -158,6 +168,8 @@ class LiveTurns:
 
     def _keep_out(self, session: str) -> None:
         try:
+            from ..library import Library
+
             with Library(self._home.library) as library:
                 library.keep_out(session)
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final
@@ -11,6 +12,8 @@ __all__ = ["Writer"]
 
 Job = Callable[[], None]
 
+#: So long a chat has for its next prompt before the thread wakes: the two would fight for the interpreter.
+PAUSES: Final = (0.005,) * 4
 #: Between two looks whether the thread still lives.
 LOOK_SECONDS: Final = 0.05
 
@@ -23,6 +26,8 @@ class Writer:
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+        # A plain bool: a signal handler may flush, too, and must find no lock held.
+        self._awaited = False
 
     def put(self, job: Job) -> None:
         """Have `job` done soon; returns at once."""
@@ -40,6 +45,7 @@ class Writer:
         if thread is None:
             return True
         done = threading.Event()
+        self._awaited = True
         self._jobs.put(done.set)
         while seconds > 0 and thread.is_alive():
             if done.wait(min(LOOK_SECONDS, seconds)):
@@ -49,4 +55,12 @@ class Writer:
 
     def _work(self) -> None:
         while True:
-            self._jobs.get()()
+            job = self._jobs.get()
+            for pause in PAUSES:
+                if self._awaited:
+                    break
+                time.sleep(pause)
+            job()
+            while not self._jobs.empty():
+                self._jobs.get()()
+            self._awaited = False

@@ -12,13 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ...host.api import Command
 from ..errors import ConfigError, ServerError, UsageError
 from ..paths import Home
-from ..serve.history import History
-from ..serve.names import full_name
-from ..serve.ollama import Server
-from ..serve.register import Registered, list_registered, register
-from ..serve.slots import FALLBACK, Swapped, missing_fallback, promote, rollback
-from ..serve.templates import inherit, list_templates, load_template
-from ..settings import load
 from .edge import guarded, note, say, show_json
 from .options import HelpWanted, split
 from .progress import bar
@@ -28,6 +21,10 @@ from .register_view import print_table
 if TYPE_CHECKING:
     from ...host.api import Host, SlotStore
     from ..serve.exported import Source
+    from ..serve.history import History
+    from ..serve.ollama import Server
+    from ..serve.register import Registered
+    from ..serve.slots import Swapped
 
 __all__ = ["VERBS", "make"]
 
@@ -75,6 +72,10 @@ def _add(host: Host, given: argparse.Namespace) -> int:
 
 def _registered(host: Host, server: Server, source: Source, given: argparse.Namespace) -> tuple[Registered, list[str]]:
     """The model that was made (or found) of `source`, and what the user should know about it."""
+    from ..serve.names import full_name
+    from ..serve.register import register
+    from ..serve.templates import inherit, load_template
+
     home = _home(host)
     template = given.template or source.template or "basic"
     modelfile = load_template(template, home)
@@ -106,6 +107,8 @@ def _registered(host: Host, server: Server, source: Source, given: argparse.Name
 
 
 def _list(host: Host, _given: argparse.Namespace) -> int:
+    from ..serve.register import list_registered
+
     models = list_registered(_home(host))
     holders = _holders(host)
     try:
@@ -145,6 +148,8 @@ def _holders(host: Host) -> dict[str, list[str]]:
 
 
 def _templates(host: Host, given: argparse.Namespace) -> int:
+    from ..serve.templates import list_templates, load_template
+
     home = _home(host)
     if given.template:
         load_template(given.template, home)
@@ -184,6 +189,9 @@ def _promote_asked(
     host: Host, store: SlotStore, server: Server, model: str, slot: str, why: str, yes: bool
 ) -> Swapped | None:
     """The swap, once the user agreed; None where he said no."""
+    from ..serve.slots import promote
+    from .fallback import mend_fallback
+
     if not yes:
         old = store.read().get(slot)
         answer = host.ask(f"Put {model} into {slot} of {store.path}, in place of {old}?")
@@ -192,30 +200,15 @@ def _promote_asked(
         if not answer:
             say(host, f"{slot} keeps {old}.")
             return None
-    swapped = promote(store, server, History(_home(host).history), model, slot, why)
-    _mend_fallback(host, store, server, swapped, asking=not yes)
+    swapped = promote(store, server, _past(host), model, slot, why)
+    mend_fallback(host, store, server, swapped, asking=not yes)
     return swapped
 
 
-def _mend_fallback(host: Host, store: SlotStore, server: Server, swapped: Swapped, *, asking: bool) -> None:
-    """Where the fallback slot names a model that the server lacks, offer to put the base there."""
-    missing = missing_fallback(store, server)
-    if missing is None or swapped.slot == FALLBACK:
-        return
-    base = next((made.notes.get("base") for made in list_registered(_home(host)) if made.tag == swapped.new), None)
-    name = full_name(base["name"]) if isinstance(base, dict) and base.get("name") else swapped.old
-    if name == swapped.new or not server.exists(name):
-        note(host, f"The server lacks {missing}, which {FALLBACK} holds: `ollama pull {missing}`, or promote another.")
-        return
-    if asking and host.ask(f"The server lacks {missing}, which {FALLBACK} holds. Put {name} there?"):
-        mended = promote(store, server, History(_home(host).history), name, FALLBACK, f"{missing} was missing")
-        note(host, f"{FALLBACK}: {mended.old} → {mended.new}")
-        return
-    note(host, f"The server lacks {missing}, which {FALLBACK} holds: /model-register promote {name} --slot {FALLBACK}")
-
-
 def _rollback(host: Host, given: argparse.Namespace) -> int:
-    store, history = _store(host), History(_home(host).history)
+    from ..serve.slots import rollback
+
+    store, history = _store(host), _past(host)
     try:
         with _server(host) as server:
             server.version()
@@ -228,7 +221,7 @@ def _rollback(host: Host, given: argparse.Namespace) -> int:
 
 
 def _history(host: Host, _given: argparse.Namespace) -> int:
-    swaps = History(_home(host).history).swaps()
+    swaps = _past(host).swaps()
     rows = [swap.model_dump(mode="json", exclude={"id", "undoes"}) for swap in swaps]
     if host.json:
         show_json(host, rows)
@@ -266,7 +259,16 @@ def _home(host: Host) -> Home:
     return Home(host.data_dir)
 
 
+def _past(host: Host) -> History:
+    from ..serve.history import History
+
+    return History(_home(host).history)
+
+
 def _server(host: Host) -> Server:
+    from ..serve.ollama import Server
+    from ..settings import load
+
     server = Server(load(_home(host).settings).serve.ollama_host)
     if server.warning:
         note(host, server.warning)

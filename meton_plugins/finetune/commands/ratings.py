@@ -7,7 +7,6 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotFound, UsageError
-from ..library.records import score_of
 from .edge import note, say, show_json
 from .options import Parser, split
 
@@ -89,6 +88,8 @@ def _library(home: Home) -> Library:
 
 def _score(word: str, ids: list[str]) -> int:
     """The score; `/+ 4` arrives as `good 4`, so a lone digit after the word makes it exact."""
+    from ..library.records import score_of
+
     score = score_of(word)
     if word.lower() in ("good", "bad") and ids and re.fullmatch(r"[1-5]", ids[0]):
         exact = int(ids.pop(0))
