@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,10 +31,11 @@ ROLES: Final = ("user", "assistant", "tool", "system")
 
 @dataclass(frozen=True)
 class Problem:
-    """A file, or a part of it, that could not be used."""
+    """A file, or the part of it on `line`, that could not be used."""
 
     file: str
     reason: str
+    line: int = 0
 
 
 @dataclass
@@ -59,15 +60,16 @@ class _Entry:
     first: bool
 
 
-def read(folder: Path, exports: Path | None = None) -> Conversations:
-    """All whole turns in `folder` (or in one file) and in Meton's `exports`, session by session.
+def read(folder: Path | Sequence[Path], exports: Path | None = None) -> Conversations:
+    """All whole turns in `folder` (or in one file, or in the files named) and in Meton's `exports`, session by session.
 
     DataError where there is no file at all.
     """
     found = Conversations()
     sessions: dict[str, dict[tuple[str, str], _Entry]] = {}
     exported = sorted(exports.glob("*.json")) if exports is not None and exports.is_dir() else []
-    for path in [*(() if exported and not _any(folder) else _files(folder)), *exported]:
+    named = folder if not isinstance(folder, Path) else () if exported and not _any(folder) else _files(folder)
+    for path in [*named, *exported]:
         found.files += 1
         try:
             data = _load(path)
