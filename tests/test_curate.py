@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from meton_plugins.finetune.curate import build, dataset
 from meton_plugins.finetune.curate.duplicates import fold, key, unique
 from meton_plugins.finetune.curate.quality import judge
 from meton_plugins.finetune.curate.secrets import placeholder_share, scrub
+from meton_plugins.finetune.curate.sources import Source
 from meton_plugins.finetune.curate.split import assign, target
 from meton_plugins.finetune.errors import DataError, NotFound, UsageError
 from meton_plugins.finetune.library import Example, Library
@@ -425,8 +426,8 @@ def test_two_builds_at_once_agree_on_the_sides(library: Library, place: Home, mo
     fill(library, 60, 1)
     plan = build.plan
 
-    def slow(library: Library, settings: BuildSettings) -> dataset.Plan:
-        made = plan(library, settings)
+    def slow(library: Library, settings: BuildSettings, sources: Sequence[Source] = ()) -> dataset.Plan:
+        made = plan(library, settings, sources)
         time.sleep(0.2)
         return made
 

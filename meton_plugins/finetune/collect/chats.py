@@ -60,8 +60,8 @@ def turns_of(
                     context=(*system, *context[-2 * CONTEXT_TURNS :]),
                 )  # fmt: skip
                 found.append(Brought(turn, score))
-            context += [Message(role="user", content=asked)] if asked else []
-            context.append(Message(role="assistant", content=said.content))
+            if asked.strip():  # what follows an answer without a question would not alternate, as templates want it
+                context += [Message(role="user", content=asked), Message(role="assistant", content=said.content)]
             question, tools = [], []
     if not found:
         raise BadRecord("no answer that is to be learned")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from ..paths import check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import BuildSettings
 from ..turn import Message
 from .funnel import Funnel, sift
-from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, TokenStats, read_manifest
+from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, SourceEntry, TokenStats, read_manifest
 from .rows import prompt, rows, said
+from .sources import Source, check_sources, source_of, times
 from .split import assign
 
 __all__ = ["NAMES", "CountTokens", "Plan", "build", "plan"]
@@ -43,22 +45,30 @@ class Plan:
 
     funnel: Funnel
     splits: dict[str, Split]
+    sources: tuple[Source, ...] = ()
+
+    def times(self, example: Example) -> int:
+        """How often an example is to be seen in training, by the weight of its source."""
+        source = source_of(example, self.sources)
+        return 1 if source is None else times(example, source.weight)
 
     def side(self, split: Split) -> list[Example]:
         """The dataset's examples on one side, oldest first."""
-        return [example for example in self.funnel.kept if self.splits[example.id] == split]
+        found = [example for example in self.funnel.kept if self.splits[example.id] == split]
+        return found if split != "train" else [example for example in found if self.times(example)]
 
 
-def plan(library: Library, settings: BuildSettings) -> Plan:
+def plan(library: Library, settings: BuildSettings, sources: Sequence[Source] = ()) -> Plan:
     """What `build` would do, with nothing written; DataError where nothing would be left."""
     examples = sorted(library.find(steps=True), key=lambda example: (example.at, example.id))
-    funnel = sift(examples, settings)
+    check_sources(sources, examples)
+    funnel = sift(examples, settings, sources)
     funnel.check()
-    made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}))
+    made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}), tuple(sources))
     if not made.side("train"):
         raise DataError(
-            f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out: "
-            "rate answers of other conversations."
+            f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out"
+            f"{', or their source has too little weight' if sources else ''}: rate answers of other conversations."
         )
     return made
 
@@ -69,22 +79,26 @@ def build(
     out: Path,
     *,
     name: str | None = None,
+    sources: Sequence[Source] = (),
     base: dict[str, Any] | None = None,
     count_tokens: CountTokens | None = None,
 ) -> Manifest:
     """Freeze the examples that `settings` choose under `out`/<id>; the same content gives the same id and bytes.
 
-    The library remembers the side of the split for every conversation used. With `count_tokens`, the manifest holds
-    token statistics for `base`. DataError where the filters leave nothing.
+    Of `sources`, where some are named, each example to train on is there as often as its weight says; those that judge
+    are there once. The library remembers the side of the split for every conversation used. With `count_tokens`, the
+    manifest holds token statistics for `base`. DataError where the filters leave nothing.
     """
     if name is not None:
         check_name(name, "dataset")
-    made = _decided(library, settings)
-    sides = {split: [row for example in made.side(split) for row in rows(example, settings)] for split in FILES}
+    made = _decided(library, settings, sources)
+    sides = {split: _rows(made, split, settings) for split in FILES}
     content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
     files = {file: _entry(raw) for file, raw in content.items()}
     recipe = {"version": 1, "settings": settings.model_dump(), "files": {n: f.sha256 for n, f in files.items()}}
+    if sources:
+        recipe["sources"] = [[source.label, source.weight] for source in sources]
     every = [row for side in sides.values() for row in side]
     tokens = None
     if count_tokens is not None:
@@ -96,6 +110,7 @@ def build(
         examples={split: len(made.side(split)) for split in FILES},
         counts={**{split: len(side) for split, side in sides.items()}, "pairs": files[PAIRS].lines},
         sessions={split: len({row.session for row in side}) for split, side in sides.items()},
+        sources=_entries(made, sides["train"]),
         secrets=dict(made.funnel.secrets),
         files=files,
         tokens=tokens,
@@ -108,11 +123,31 @@ def build(
     return manifest
 
 
-def _decided(library: Library, settings: BuildSettings) -> Plan:
+def _rows(made: Plan, split: Split, settings: BuildSettings) -> list[Row]:
+    found: list[Row] = []
+    for example in made.side(split):
+        found += rows(example, settings) * (made.times(example) if split == "train" else 1)
+    return found
+
+
+def _entries(made: Plan, train: Sequence[Row]) -> list[SourceEntry]:
+    """What each source brought."""
+    if not made.sources:
+        return []
+    owners = {example.id: source_of(example, made.sources) for split in FILES for example in made.side(split)}
+    examples = Counter(source.label for source in owners.values() if source)
+    lines = Counter(source.label for row in train if (source := owners[row.id.partition("#")[0]]))
+    return [
+        SourceEntry(label=source.label, weight=source.weight, examples=examples[source.label], rows=lines[source.label])
+        for source in made.sources
+    ]
+
+
+def _decided(library: Library, settings: BuildSettings, sources: Sequence[Source]) -> Plan:
     """The plan, with its sides on record."""
     # Two builds at once, each from a library without sides, could put one conversation on two of them.
     with FileLock(library.path.with_name("split.lock"), mode=0o600):
-        made = plan(library, settings)
+        made = plan(library, settings, sources)
         library.assign(made.splits)
     return made
 

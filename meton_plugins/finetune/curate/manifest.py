@@ -14,7 +14,18 @@ from ..library.records import Split
 from ..settings import BuildSettings
 from ..turn import Message
 
-__all__ = ["FILES", "MANIFEST", "PAIRS", "FileEntry", "Manifest", "Row", "Stage", "TokenStats", "read_manifest"]
+__all__ = [
+    "FILES",
+    "MANIFEST",
+    "PAIRS",
+    "FileEntry",
+    "Manifest",
+    "Row",
+    "SourceEntry",
+    "Stage",
+    "TokenStats",
+    "read_manifest",
+]
 
 MANIFEST: Final = "manifest.json"
 PAIRS: Final = "pairs.jsonl"
@@ -43,10 +54,20 @@ class FileEntry(BaseModel):
 
 
 class Stage(BaseModel):
-    """How many examples a stage of the build kept."""
+    """How many examples a stage of the build kept, and why it left some out, where it did."""
 
     name: str
     kept: int
+    reason: str = ""
+
+
+class SourceEntry(BaseModel):
+    """A source of a dataset that was built from several: its examples on all sides, its rows to train on."""
+
+    label: str
+    weight: float
+    examples: int
+    rows: int
 
 
 class TokenStats(BaseModel):
@@ -91,6 +112,8 @@ class Manifest(BaseModel):
     #: Answers of each side; each gives a row, or one for each call of the model. Empty where an older version built.
     examples: dict[str, int] = Field(default_factory=dict)
     sessions: dict[str, int]
+    #: Empty where the dataset was built from the whole library.
+    sources: list[SourceEntry] = Field(default_factory=list)
     secrets: dict[str, int]
     files: dict[str, FileEntry]
     tokens: TokenStats | None = None
