@@ -98,7 +98,11 @@ def take_files(
     meton: list[Path] = []
     done = 0
     for path, file in files.values():
-        kind = how.format or detect(file)
+        try:
+            kind = how.format or detect(file)
+        except OSError as error:
+            report.bad(file, f"cannot be read ({error.strerror or error})")
+            continue
         if kind is None:
             report.passed_by += 1
         elif kind == "meton":
@@ -115,7 +119,7 @@ def take_files(
     basket.flush()
     if meton:
         _take_meton(library, meton, how, report)
-    if not report.files:
+    if not report.files and not report.problems:
         raise DataError(
             f"No file in {', '.join(map(str, paths))} holds training data that is known here: name its format with "
             "--format, or see /dataset import --help."

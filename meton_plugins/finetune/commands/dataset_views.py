@@ -131,7 +131,7 @@ def built(host: Host, manifest: Manifest, path: Path, name: str | None) -> None:
     funnel(host, manifest.funnel, manifest.counts)
     say(host, f"Dataset {manifest.id}{f' ({name})' if name else ''}: {path}", "bold")
     answers, chats = sum(manifest.examples.values()), sum(manifest.counts.get(side, 0) for side, _ in SIDES)
-    if manifest.examples and answers != chats:
+    if manifest.examples and answers != chats and not manifest.sources:
         note(host, f"{_many(answers, 'answer')} gave {_many(chats, 'chat')}: one for each call of the model")
     if manifest.counts.get("pairs"):
         note(host, f"{_many(manifest.counts['pairs'], 'correction')} kept as preference pairs")

@@ -80,7 +80,9 @@ def take(
 
 def as_json(report: ImportReport) -> dict[str, Any]:
     """What `--json` shows of an import."""
-    return {**{name: value for name, value in asdict(report).items() if name != "ids"}, "examples": len(report.ids)}
+    # Not `asdict` of the whole: before Python 3.12 it cannot copy a Counter.
+    shown = {name: value for name, value in vars(report).items() if name not in ("ids", "problems")}
+    return {**shown, "problems": [asdict(problem) for problem in report.problems], "examples": len(report.ids)}
 
 
 def imported(host: Host, report: ImportReport) -> None:

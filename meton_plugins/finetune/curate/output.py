@@ -38,7 +38,7 @@ class Written:
     path: str
     format: str
     rows: int
-    left: Counter[str]
+    left: dict[str, int]
 
 
 def check_output(datasets: Path, output: Path, force: bool = False) -> Path:
@@ -82,7 +82,7 @@ def write_output(
     known = _known(dataset.parent)
     known[str(output)] = _digest(output)
     write_json(dataset.parent / OUTPUTS, known)
-    return Written(str(output), format, written, left)
+    return Written(str(output), format, written, dict(left))
 
 
 def _texts(put: Callable[[bytes], Any], texts: Iterable[str]) -> int:

@@ -18,14 +18,17 @@ CHUNK: Final = 1 << 20
 #: Longer than any white space between two chats, in characters.
 OVERLAP: Final = 400
 
-_LLAMA_START: Final = re.compile(r"(?m)^[ \t]*(?:<s>\s{0,20})?\[INST\]")
+#: What may stand before the mark on the line that begins a chat.
+_LLAMA_OPENED: Final = re.compile(r"(?m)^[ \t]*(?:<s>\s{0,20})?\Z")
+_LLAMA_START: Final = re.compile(r"\s*(?:<s>\s{0,20})?\[INST\]")
 #: Behind the first answer: the next question of the same chat.
 _LLAMA_NEXT: Final = re.compile(r"</s>\s{0,200}(?:<s>\s{0,20})?\[INST\]")
 _LLAMA_SYSTEM: Final = re.compile(r"\A\s*<<SYS>>\n?(.*?)\n?<</SYS>>(?:\r?\n){0,2}", re.DOTALL)
 #: Lines that begin with # between two chats are somebody's notes.
 _LLAMA_END: Final = re.compile(r"</s>\s*(?:\n[ \t]*#[^\n]*\s*)*\Z")
 
-_CHATML_MESSAGE: Final = re.compile(r"<\|im_start\|>([A-Za-z_]+)[ \t]*\r?\n(.*?)<\|im_end\|>\s*", re.DOTALL)
+_CHATML_BEGIN: Final = re.compile(r"\s*<\|im_start\|>([A-Za-z_]+)[ \t]*\r?\n")
+_CHATML_END: Final = "<|im_end|>"
 #: An empty line, the end-of-text mark, or a system message: where the next chat begins.
 _CHATML_START: Final = re.compile(
     r"<\|im_end\|>"
@@ -78,12 +81,15 @@ def _pieces(file: TextIO, split: Callable[[str], list[int]]) -> Iterator[tuple[i
             # The last one may go on, and what is near the end may be half a mark.
             starts = [start for start in starts if start < len(text) - OVERLAP]
         ends = [*starts[1:], *([] if new else [len(text)])]
+        counted = 0
         for start, end in zip(starts, ends, strict=False):
-            yield line + text.count("\n", 0, start), text[start:end]
+            line += text.count("\n", counted, start)
+            counted = start
+            yield line, text[start:end]
         if not new:
             return
         if len(starts) > 1:
-            line += text.count("\n", 0, starts[-1])
+            line += text.count("\n", counted, starts[-1])
             text = text[starts[-1] :]
 
 
@@ -91,10 +97,13 @@ def _split_llama(text: str) -> list[int]:
     """Lines that begin with the mark; one without `<s>` only where the chat before it has ended."""
     ends = "</s>" in text
     found: list[int] = []
-    for match in _LLAMA_START.finditer(text):
-        before = text[max(0, match.start() - OVERLAP) : match.start()].rstrip()
-        if "<s>" in match.group() or not ends or not found or before.endswith("</s>"):
-            found.append(match.start())
+    place = text.find("[INST]")
+    while place >= 0:
+        before = text[max(0, place - OVERLAP) : place]
+        opened = _LLAMA_OPENED.search(before)
+        if opened and ("<s>" in opened.group() or not ends or not found or before.rstrip().endswith("</s>")):
+            found.append(place - len(before) + opened.start())
+        place = text.find("[INST]", place + 1)
     return _first(text, found)
 
 
@@ -113,8 +122,8 @@ def _first(text: str, found: list[int]) -> list[int]:
 
 
 def _parse_llama(text: str) -> Chat:
-    begin = _LLAMA_START.search(text)
-    if begin is None or text[: begin.start()].strip():
+    begin = _LLAMA_START.match(text)
+    if begin is None:
         raise BadRecord("text outside of [INST] ... </s>")
     messages: list[Said] = []
     place = begin.end()
@@ -175,14 +184,15 @@ def _render_llama(chat: Chat) -> str:
 def _parse_chatml(text: str) -> Chat:
     messages: list[Said] = []
     place = 0
-    for match in _CHATML_MESSAGE.finditer(text):
-        if match.start() != place:
-            raise BadRecord("text outside of the ChatML marks")
-        role: Role | None = ROLES.get(match.group(1).lower())
+    while begin := _CHATML_BEGIN.match(text, place):
+        role: Role | None = ROLES.get(begin.group(1).lower())
         if role is None:
             raise BadRecord("a message of an unknown role")
-        messages.append(Said(role, match.group(2), name="tool" if role == "tool" else ""))
-        place = match.end()
+        end = text.find(_CHATML_END, begin.end())
+        if end < 0:
+            break
+        messages.append(Said(role, text[begin.end() : end], name="tool" if role == "tool" else ""))
+        place = end + len(_CHATML_END)
     rest = text[place:].replace("<|endoftext|>", "").strip()
     if rest:
         raise BadRecord("cut off: no <|im_end|>" if rest.startswith("<|im_start|>") else "text outside of the marks")
