@@ -153,8 +153,8 @@ def test_unrated_conversations_are_nothing_to_train_on_and_the_error_says_what_t
 def test_what_is_written_out_is_what_was_frozen(full: Typed, tmp_path: Path, name: str, wanted: str) -> None:
     out = tmp_path / "data.x"
     built = full.json(f"build --unrated --form {wanted} --output {out} --format {name}")
-    assert built["output"] == {"path": str(out), "format": name, "rows": 44, "left": {}}
     frozen = [row.messages for side in rows(full, built["id"]).values() for row in side]
+    assert built["output"] == {"path": str(out), "format": name, "rows": len(frozen), "left": {}}
     written = [record.found for record in read(out, name)]
     assert [[(m.role, m.content) for m in messages] for messages in frozen] == [
         [(said.role, said.content) for said in chat.messages] for chat in written if not isinstance(chat, BadRecord)
@@ -176,7 +176,7 @@ def test_code_is_written_byte_for_byte(typed: Typed, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("side", "count"), [("train", 27), ("validation", 9), ("heldout", 8), ("all", 44)])
 def test_sides(full: Typed, tmp_path: Path, side: str, count: int) -> None:
     out = tmp_path / "o.json"
-    full(f"build --unrated --output {out} --format messages --side {side}")
+    full(f"build --unrated --form plain --output {out} --format messages --side {side}")
     assert len(json.loads(out.read_text())) == count, "a name that ends in .json gets one list"
 
 
@@ -295,7 +295,7 @@ def test_sources_with_weights(typed: Typed, tmp_path: Path) -> None:
     save(tmp_path / "python.jsonl", 40, "python")
     typed(f"import {save(tmp_path / 'rust.jsonl', 40, 'rust')}")
     typed(f"import {save(tmp_path / 'other.jsonl', 40, 'other')}")
-    built = typed.json(f"build --name mix --source {tmp_path / 'python.jsonl'}:2 --source rust:0.5")
+    built = typed.json(f"build --form plain --name mix --source {tmp_path / 'python.jsonl'}:2 --source rust:0.5")
     found = rows(typed, "mix")
     topics = {
         side: Counter(row.messages[-1].content.split("def ")[1].split("_")[0] for row in found[side]) for side in found
@@ -310,9 +310,9 @@ def test_sources_with_weights(typed: Typed, tmp_path: Path) -> None:
         ("python", 2, topics["train"]["python"]), ("rust", 0.5, topics["train"]["rust"]),
     ]  # fmt: skip
     assert built["imports"][0]["new"] == 40
-    again = typed.json(f"build --source {tmp_path / 'python.jsonl'}:2 --source rust:0.5")
+    again = typed.json(f"build --form plain --source {tmp_path / 'python.jsonl'}:2 --source rust:0.5")
     assert (again["id"], again["files"]) == (built["id"], built["files"]), "the same recipe gives the same bytes"
-    assert typed.json("build --source python:3 --source rust:0.5")["id"] != built["id"]
+    assert typed.json("build --form plain --source python:3 --source rust:0.5")["id"] != built["id"]
     out = typed("build --source python:2 --source library")
     assert "in the sources" in out
     assert "source python × 2: " in out
@@ -324,7 +324,7 @@ def test_an_example_belongs_to_the_first_source_that_has_it(typed: Typed, tmp_pa
     typed(f"import {path} --as mine")
     save(tmp_path / "other", 30, "other")
     typed(f"import {tmp_path / 'other'}")
-    built = typed.json(f"build --source {path}:3 --source library")
+    built = typed.json(f"build --form plain --source {path}:3 --source library")
     assert [s["examples"] > 0 for s in built["sources"]] == [True, True]
     copies = Counter(row.id for row in rows(typed, built["id"])["train"])
     assert set(copies.values()) == {1, 3}
@@ -389,8 +389,8 @@ def test_balance_is_a_stage_of_the_funnel(typed: Typed, tmp_path: Path) -> None:
     typed(f"import {save(tmp_path / 'b', 20, 'beta')} --tag beta")
     planned = typed.json("build --dry-run --max-tag-share 0.5")
     assert planned["funnel"][-1] == {"name": "balanced", "kept": 40, "reason": "40 more of the tag alpha"}
-    built = typed.json("build --max-tag-share 0.5")
-    assert built["id"] == typed.json("build --max-tag-share 0.5")["id"]
+    built = typed.json("build --form plain --max-tag-share 0.5")
+    assert built["id"] == typed.json("build --form plain --max-tag-share 0.5")["id"]
     assert sum(built["counts"][side] for side in ("train", "validation", "heldout")) == 40
 
 

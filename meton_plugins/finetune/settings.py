@@ -72,6 +72,7 @@ class BuildSettings(_Options):
     filter_keyword: str | None = Field(None, description="only examples that mention this word")
     quality_threshold: Fraction = Field(0.5, description="lowest quality score")
     unrated: bool = Field(False, description="take unrated candidates too")
+    deduplicate: bool = Field(True, description="keep one of each set of duplicates, exact and near")
     context_turns: int = Field(2, ge=0, le=4, description="earlier turns of the conversation put before a question")
     exclude_system: bool = Field(False, description="drop the system messages of imported chats")
     max_tag_share: float = Field(

@@ -102,9 +102,8 @@ def _parser() -> Parser:
         help="only from here, each example so often to train on (default: 1): a file or folder, imported first, the "
         "name of an earlier import, or library for all; more than once",
     )  # fmt: skip
-    # The old utility's words.
+    # The old utility's word for it.
     parser.add_argument("--min-quality", dest="quality_threshold", metavar="X", help="the same as --quality-threshold")
-    parser.add_argument("--deduplicate", action="store_true", help="as it is always done: no example twice")
     out = parser.add_argument_group("To write it out as well")
     out.add_argument("--output", metavar="FILE", help="write the rows to this file, too; .json gets one list")
     out.add_argument(

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -93,7 +93,7 @@ def build(
         check_name(name, "dataset")
     made = _decided(library, settings, sources)
     sides = {split: _rows(made, split, settings) for split in FILES}
-    content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
+    content = {FILES[split]: _lines(row.model_dump() for row in side) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
     files = {file: _entry(raw) for file, raw in content.items()}
     recipe = {"version": 1, "settings": settings.model_dump(), "files": {n: f.sha256 for n, f in files.items()}}
@@ -215,7 +215,7 @@ def _entry(raw: bytes) -> FileEntry:
     return FileEntry(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw), lines=raw.count(b"\n"))
 
 
-def _lines(values: Sequence[dict[str, Any]]) -> bytes:
+def _lines(values: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(value, ensure_ascii=False).encode() + b"\n" for value in values)
 
 

@@ -84,14 +84,16 @@ def sift(examples: Sequence[Example], settings: BuildSettings, sources: Sequence
         f"lower --quality-threshold from {settings.quality_threshold:g}",
         lambda e: _weak(e, settings),
     )
-    funnel.kept = [_without_secrets(example, funnel.secrets) for example in funnel.kept]
+    clean: set[str] = set()
+    funnel.kept = [_without_secrets(example, funnel.secrets, clean) for example in funnel.kept]
     stage(
         "clean of secrets",
         "their answers were mostly secrets",
         lambda e: None if placeholder_share(e.target) <= MOSTLY else "mostly secrets",
     )
-    funnel.kept = unique(funnel.kept)
-    funnel.stages.append(Stage(name="unique", kept=len(funnel.kept)))
+    if settings.deduplicate:
+        funnel.kept = unique(funnel.kept)
+        funnel.stages.append(Stage(name="unique", kept=len(funnel.kept)))
     if settings.max_tag_share < 1:
         funnel.kept, left = balanced(funnel.kept, settings.max_tag_share)
         funnel.stages.append(Stage(name="balanced", kept=len(funnel.kept), reason=told(left)))
@@ -127,13 +129,19 @@ def _weak(example: Example, settings: BuildSettings) -> str | None:
     return f"weak in {min(quality.parts, key=lambda name: quality.parts[name])}"
 
 
-def _without_secrets(example: Example, counts: Counter[str]) -> Example:
+def _without_secrets(example: Example, counts: Counter[str], clean: set[str]) -> Example:
+    """`example` without secrets; `clean` is filled with texts that hold none."""
     texts = [example.question, example.answer, example.correction or ""]
     texts += [message.content for message in example.context] + [tool.output for tool in example.tools]
     texts += example.steps
-    cleaned, found = scrub(texts)
-    if not found:
+    # What is said in one turn is context of the next ones: most texts come several times.
+    new = [text for text in dict.fromkeys(texts) if text not in clean]
+    if not new:
         return example
+    if not scrub(new)[1]:
+        clean.update(new)
+        return example
+    cleaned, found = scrub(texts)
     counts.update(found)
     rest = iter(cleaned[3:])
     return example.model_copy(
