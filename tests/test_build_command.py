@@ -409,3 +409,15 @@ def test_rows_keep_the_form_after_an_import(typed: Typed, tmp_path: Path) -> Non
     built = typed.json("build")
     [row, *_] = rows(typed, built["id"])["train"]
     assert form.score(row.messages[-1].content) == 1.0
+
+
+def test_duplicates_may_be_kept(typed: Typed, tmp_path: Path) -> None:
+    records = [
+        {"messages": [{"role": "system", "content": f"s{n}"}, {"role": "user", "content": "How?"},
+                      {"role": "assistant", "content": "In the same words each time."}]}
+        for n in range(5)
+    ]  # fmt: skip
+    (tmp_path / "d").write_text("".join(json.dumps(record) + "\n" for record in records))
+    typed(f"import {tmp_path / 'd'}")
+    for flag, kept in (("", 1), ("--deduplicate", 1), ("--no-deduplicate", 5)):
+        assert typed.json(f"build --dry-run {flag}")["counts"]["train"] == kept

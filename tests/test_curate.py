@@ -15,7 +15,7 @@ import pytest
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import build, dataset
 from meton_plugins.finetune.curate.duplicates import fold, key, unique
-from meton_plugins.finetune.curate.quality import judge
+from meton_plugins.finetune.curate.quality import judge, least
 from meton_plugins.finetune.curate.secrets import placeholder_share, scrub
 from meton_plugins.finetune.curate.sources import Source
 from meton_plugins.finetune.curate.split import assign, target
@@ -443,3 +443,12 @@ def test_two_builds_at_once_agree_on_the_sides(library: Library, place: Home, mo
     sides = {row.id: side for side in ("train", "validation", "heldout") for row in getattr(all_of_them, side)}
     for side in ("train", "validation", "heldout"):
         assert {sides[row.id] for row in getattr(some, side)} <= {side}
+
+
+@pytest.mark.parametrize("score", [None, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "answer", ["I'm sorry, but I cannot help.", "```python\ndef (\n", "x", "word " * 900, "Fine, and long."]
+)
+def test_what_a_rating_makes_sure_of(score: int | None, answer: str) -> None:
+    rated = example(answer=answer, score=score, tools=[{"name": "t", "output": "✗ no"}])
+    assert least(rated) <= judge(rated).score

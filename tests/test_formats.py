@@ -386,5 +386,20 @@ def test_a_large_file_is_never_in_memory_whole(tmp_path: Path) -> None:
         assert told == sorted(told)
 
 
+def test_every_format_is_documented_with_an_example(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    shown = {}
+    for part in text.split("\n**")[1:]:
+        name, block = part.partition(".**")[0], part.split("```")[1]
+        path = put(tmp_path / name, block.removeprefix("json").removeprefix("\n"))
+        assert detect(path) == name
+        shown[name] = found(path)
+    assert set(shown) == set(CHATS)
+    assert all(isinstance(one, Chat) for chats in shown.values() for one in chats)
+    assert shown["llama"][1] == chat(
+        "And a string?", "`s[::-1]`.", "Why?", "A slice with step -1 runs backwards.", system="Be brief."
+    )
+
+
 def test_every_format_can_be_read_and_written() -> None:
     assert set(CHATS) == set(WRITES)

@@ -14,7 +14,7 @@ from ..turn import AGENT, Message, ToolUse
 from .balance import balanced
 from .duplicates import unique
 from .manifest import Stage
-from .quality import judge
+from .quality import judge, least
 from .secrets import placeholder_share, scrub
 from .sources import Source, source_of
 
@@ -123,6 +123,8 @@ def _ill_sized(example: Example, settings: BuildSettings) -> str | None:
 
 
 def _weak(example: Example, settings: BuildSettings) -> str | None:
+    if least(example) >= settings.quality_threshold:
+        return None  # to parse the code of every answer takes long, and a good rating stands above it
     quality = judge(example)
     if quality.score >= settings.quality_threshold:
         return None
