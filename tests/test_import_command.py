@@ -450,3 +450,17 @@ def test_imported_sessions_have_names_of_their_own(typed: Typed, tmp_path: Path)
     found = typed.json("list --limit 0")
     assert all(e["session"].startswith(IMPORTED) for e in found)
     assert len({e["session"] for e in found}) == 2, "answers to one question lie on one side of the split"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_feedback_file_that_was_cut_off_or_edited(typed: Typed, tmp_path: Path, encoding: str) -> None:
+    entries = [
+        {"feedback_type": kind, "query": f"Größe {kind}?", "response": "An answer.", "correction": "Mine.", "id": kind}
+        for kind in ("positive", "negative", "correction")
+    ]
+    text = json.dumps(entries, ensure_ascii=False, indent=2)
+    (tmp_path / "f").write_bytes(text[: text.rindex('"id"')].encode(encoding))
+    report = typed.json(f"import {tmp_path / 'f'}")
+    assert (report["ratings"], report["formats"]) == (2, {"feedback": 1})
+    assert [p["reason"] for p in report["problems"]] == ["1 entry is malformed and was left out"]
+    assert {q: e["score"] for q, e in examples(typed).items()} == {"Größe positive?": 5, "Größe negative?": 1}
