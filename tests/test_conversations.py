@@ -129,13 +129,13 @@ WHOLE = json.dumps({"session_id": "s", "messages": asked(1, answer="Grüße an a
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "empty"),
     "cut in a string": (WHOLE[: WHOLE.index("an alle")].encode(), "cut off"),
-    "cut between": (WHOLE[:-2].encode(), "cut off"),
-    "latin-1": (WHOLE.encode("latin-1"), "not UTF-8"),
+    "cut before a message": (WHOLE[: WHOLE.index('"role"')].encode(), "cut off"),
+    "damaged": ("é".encode() * 9 + WHOLE.encode("latin-1"), "not UTF-8"),
     "not json": (b"hello", "not JSON"),
     "list": (b"[1, 2]", "no list of messages"),
     "no messages": (b'{"session_id": "x"}', "no list of messages"),
     "deep": (b"[" * 200000, ""),
-    "binary": (bytes(range(256)), "not UTF-8"),
+    "binary": (bytes(range(256)), "not a text file"),
 }
 
 
@@ -150,7 +150,20 @@ def test_a_bad_file_is_named_and_the_rest_is_read(folder: Path, library: Library
     assert reason in problem.reason
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("cut", [2, 4, 60])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_of_a_cut_file_the_whole_messages_are_read(folder: Path, cut: int, indent: int | None) -> None:
+    """Meton was killed as it wrote; the last answer may be in no other file."""
+    folder.mkdir()
+    value = {"session_id": "s", "messages": [*asked(1), *asked(3), message("user", "q5", 5)]}
+    (folder / "x.json").write_text(json.dumps(value, indent=indent)[:-cut])
+    found = read(folder)
+    assert [turn.question for turn in found.turns] == ["q1", "q3"]
+    assert found.problems[0].reason.startswith("cut off: the first ")
+    assert found.unreadable == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252"])
 def test_marked_encodings_are_read(folder: Path, encoding: str) -> None:
     folder.mkdir()
     (folder / "x.json").write_bytes(WHOLE.encode(encoding))

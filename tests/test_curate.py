@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pytest
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import build, dataset
 from meton_plugins.finetune.curate.duplicates import fold, key, unique
-from meton_plugins.finetune.curate.quality import judge
+from meton_plugins.finetune.curate.quality import judge, least
 from meton_plugins.finetune.curate.secrets import placeholder_share, scrub
+from meton_plugins.finetune.curate.sources import Source
 from meton_plugins.finetune.curate.split import assign, target
 from meton_plugins.finetune.errors import DataError, NotFound, UsageError
 from meton_plugins.finetune.library import Example, Library
@@ -457,8 +458,8 @@ def test_two_builds_at_once_agree_on_the_sides(library: Library, place: Home, mo
     fill(library, 60, 1)
     plan = build.plan
 
-    def slow(library: Library, settings: BuildSettings) -> dataset.Plan:
-        made = plan(library, settings)
+    def slow(library: Library, settings: BuildSettings, sources: Sequence[Source] = ()) -> dataset.Plan:
+        made = plan(library, settings, sources)
         time.sleep(0.2)
         return made
 
@@ -474,3 +475,12 @@ def test_two_builds_at_once_agree_on_the_sides(library: Library, place: Home, mo
     sides = {row.id: side for side in ("train", "validation", "heldout") for row in getattr(all_of_them, side)}
     for side in ("train", "validation", "heldout"):
         assert {sides[row.id] for row in getattr(some, side)} <= {side}
+
+
+@pytest.mark.parametrize("score", [None, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "answer", ["I'm sorry, but I cannot help.", "```python\ndef (\n", "x", "word " * 900, "Fine, and long."]
+)
+def test_what_a_rating_makes_sure_of(score: int | None, answer: str) -> None:
+    rated = example(answer=answer, score=score, tools=[{"name": "t", "output": "✗ no"}])
+    assert least(rated) <= judge(rated).score

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import stat
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.host import RecordingHost
+from support.typed import EXAMPLES, Typed
 
 from meton_plugins.finetune.commands.dataset import ALIASES, VERBS, make
-from meton_plugins.finetune.errors import EngineError, FinetuneError, ModelError
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
-
-EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
-
-
-class Typed:
-    """A host with the command, and what a user types into it."""
-
-    def __init__(self, root: Path) -> None:
-        self.home = Home(root)
-        self.host = RecordingHost(root, conversations_dir=EXAMPLES)
-        self.command = make(self.host, self.home)
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        """Type `line` after /dataset, or a short form; its output."""
-        self.host.clear()
-        word, _, rest = line.partition(" ")
-        line = f"{ALIASES[word]} {rest}" if word in ALIASES else line
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def json(self, line: str, code: int = 0) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line, code))
-        finally:
-            self.host.json = False
 
 
 @pytest.fixture
@@ -253,66 +225,6 @@ def test_harvest_tells_what_it_left(typed: Typed, tmp_path: Path) -> None:
 def test_no_folder_to_harvest(typed: Typed) -> None:
     typed.host.conversations_dir = None
     assert "--conversations-dir" in typed("harvest", 2)
-
-
-def test_a_dry_run_writes_nothing(full: Typed) -> None:
-    full("rate good")
-    planned = full.json("build --dry-run")
-    assert planned["counts"] == {"train": 1, "validation": 0, "heldout": 0}
-    assert "nothing was frozen" in full("build --dry-run")
-    assert not full.home.datasets.exists()
-    assert full.json("stats")["splits"] == {}
-
-
-def test_build_can_harvest_first(typed: Typed) -> None:
-    built = typed.json(f"build --unrated --conversations-dir {shlex.quote(str(EXAMPLES))}")
-    assert built["harvest"]["new"] == 44
-    assert built["tokens"] is None
-    assert Path(built["path"]).is_dir()
-
-
-def test_a_base_from_the_settings_may_be_away(full: Typed) -> None:
-    full.home.settings.write_text('base = "/no/such.gguf"\n')
-    assert "tokens were not counted" in full("build --unrated")
-
-
-@pytest.mark.parametrize("error", [EngineError("no engine yet"), ModelError("not a GGUF")], ids=["engine", "model"])
-def test_tokens_that_cannot_be_counted(
-    full: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FinetuneError
-) -> None:
-    base = tmp_path / "base.gguf"
-    base.write_bytes(b"GGUF")
-
-    def refuse(*_: object) -> list[int]:
-        raise error
-
-    monkeypatch.setattr("meton_plugins.finetune.engine.jobs.count_tokens", refuse)
-    named = full(f"build --unrated --base {base}", 1 if isinstance(error, ModelError) else 0)
-    assert str(error) in named
-    full.home.settings.write_text(f'base = "{base}"\n')
-    assert f"tokens were not counted: {error}" in full("build --unrated")
-
-
-def test_tokens_by_the_base(full: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = tmp_path / "base.gguf"
-    base.write_bytes(b"GGUF")
-    asked = []
-
-    def count(path: Path, chats: list[Any], template: str | None) -> list[int]:
-        asked.append((path, template))
-        return [1100] * len(chats)
-
-    monkeypatch.setattr("meton_plugins.finetune.engine.jobs.count_tokens", count)
-    out = full(f"build --unrated --base {base} --chat-template chatml")
-    assert "47 chats longer than 1024 tokens" in out
-    assert asked == [(base, "chatml")]
-    assert full.json("build --unrated")["tokens"]["base"] == {"name": str(base), "file": "base.gguf", "bytes": 4}
-
-
-def test_settings_rule_the_build(full: Typed) -> None:
-    full.home.settings.write_text('[build]\nform = "plain"\nunrated = true\n')
-    assert full.json("build")["settings"]["form"] == "plain"
-    assert full.json("build --form meton")["settings"]["form"] == "meton"
 
 
 def test_the_library_is_private(full: Typed) -> None:

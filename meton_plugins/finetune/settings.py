@@ -72,7 +72,12 @@ class BuildSettings(_Options):
     filter_keyword: str | None = Field(None, description="only examples that mention this word")
     quality_threshold: Fraction = Field(0.5, description="lowest quality score")
     unrated: bool = Field(False, description="take unrated candidates too")
+    deduplicate: bool = Field(True, description="keep one of each set of duplicates, exact and near")
     context_turns: int = Field(2, ge=0, le=4, description="earlier turns of the conversation put before a question")
+    exclude_system: bool = Field(False, description="drop the system messages of imported chats")
+    max_tag_share: float = Field(
+        1.0, gt=0, le=1, description="largest part of the dataset that one tag may have, where that can be reached"
+    )
     form: Literal["meton", "plain"] = Field(
         "meton", description="meton: answers keep Meton's THOUGHT/ACTION/ANSWER form; plain: text alone"
     )

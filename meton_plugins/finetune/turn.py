@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["AGENT", "Call", "Message", "ToolUse", "Turn", "storable"]
+__all__ = ["AGENT", "Call", "Message", "Role", "ToolUse", "Turn", "storable"]
 
 Role = Literal["system", "user", "assistant", "tool"]
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import DataError
+from ..formats.encodings import encoding_of
 from ..turn import Message, ToolUse, Turn, storable
 from .failures import failure
 
@@ -26,15 +27,19 @@ CONTEXT_TURNS: Final = 4
 #: Larger than any conversation; a stray dump of this size would be read into memory whole.
 MAX_BYTES: Final = 256 * 2**20
 
+#: Braces that are looked at, from the end of a file that was cut off, for the last whole message.
+TRIES: Final = 8
+
 ROLES: Final = ("user", "assistant", "tool", "system")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file, or a part of it, that could not be used."""
+    """A file, or the part of it on `line`, that could not be used."""
 
     file: str
     reason: str
+    line: int = 0
 
 
 @dataclass
@@ -59,18 +64,19 @@ class _Entry:
     first: bool
 
 
-def read(folder: Path, exports: Path | None = None) -> Conversations:
-    """All whole turns in `folder` (or in one file) and in Meton's `exports`, session by session.
+def read(folder: Path | Sequence[Path], exports: Path | None = None) -> Conversations:
+    """All whole turns in `folder` (or in one file, or in the files named) and in Meton's `exports`, session by session.
 
     DataError where there is no file at all.
     """
     found = Conversations()
     sessions: dict[str, dict[tuple[str, str], _Entry]] = {}
     exported = sorted(exports.glob("*.json")) if exports is not None and exports.is_dir() else []
-    for path in [*(() if exported and not _any(folder) else _files(folder)), *exported]:
+    named = folder if not isinstance(folder, Path) else () if exported and not _any(folder) else _files(folder)
+    for path in [*named, *exported]:
         found.files += 1
         try:
-            data = _load(path)
+            data, remark = _load(path)
             conversations = _conversations(data, path)
         except (OSError, ValueError, RecursionError) as error:
             if path in exported and isinstance(error, _NoConversation):
@@ -79,6 +85,8 @@ def read(folder: Path, exports: Path | None = None) -> Conversations:
             found.unreadable += 1
             found.problems.append(Problem(str(path), _reason(error)))
             continue
+        if remark:
+            found.problems.append(Problem(str(path), remark))
         for session, conversation in conversations:
             _gather(sessions.setdefault(storable(session), {}), conversation, path, found.problems)
     found.sessions = len(sessions)
@@ -122,14 +130,44 @@ def _files(folder: Path) -> list[Path]:
     return paths
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> tuple[Any, str | None]:
+    """What is in a file, and a remark where that is not all of it."""
     if path.stat().st_size > MAX_BYTES:
         raise ValueError("larger than any conversation (256 MB)")
     raw = path.read_bytes()
     if not raw.strip():
         raise ValueError("empty")
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return json.loads(raw.decode(encoding))
+    try:
+        text = raw.decode(encoding_of(path) if b"\0" in raw else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode(encoding_of(path))  # somebody's editor wrote it
+    try:
+        return json.loads(text), None
+    except json.JSONDecodeError as error:
+        whole = _before_the_cut(text) if _cut(error) else None
+        if whole is None:
+            raise
+        return whole, f"cut off: the first {len(whole['messages'])} messages were read"
+
+
+def _before_the_cut(text: str) -> Any:
+    """The conversation up to its last whole message; None without one."""
+    end = len(text)
+    for _ in range(TRIES):
+        end = text.rfind("}", 0, end)
+        if end < 0:
+            return None
+        try:
+            data = json.loads(text[: end + 1] + "]}")
+        except ValueError:
+            continue  # the brace of a message's metadata
+        return data if isinstance(data, dict) and isinstance(data.get("messages"), list) else None
+    return None
+
+
+def _cut(error: json.JSONDecodeError) -> bool:
+    """A writer that was cut off leaves an error at the very end, or a string that never closes."""
+    return error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
 
 
 def _reason(error: Exception) -> str:
@@ -138,8 +176,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text (byte {error.start})"
     if isinstance(error, json.JSONDecodeError):
-        # A writer that was cut off leaves an error at the very end, or a string that never closes.
-        cut = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
+        cut = _cut(error)
         return "cut off: the JSON ends in the middle" if cut else f"not JSON ({error.msg}, line {error.lineno})"
     if isinstance(error, RecursionError):
         return "not a conversation of Meton's (nested too deeply)"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import FinetuneError
+from ..formats.encodings import open_text
+from ..formats.values import values
 from ..library import Library
 from ..library.records import SCORES
 from ..turn import Turn, storable
@@ -29,11 +31,10 @@ def take_feedback(library: Library, path: Path, scrub: Scrub) -> tuple[int, Prob
     if not path.is_file():
         return 0, None
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        with open_text(path) as file:
+            entries = [entry for _, entry in values(file)]
+    except (OSError, ValueError) as error:
         return 0, Problem(str(path), f"cannot be read ({type(error).__name__})")
-    if not isinstance(entries, list):
-        return 0, Problem(str(path), "is no list of ratings")
     usable = [entry for entry in entries if _usable(entry)]
     names = {_name(entry): entry for entry in usable}
     taken = library.taken_feedback()
@@ -41,8 +42,10 @@ def take_feedback(library: Library, path: Path, scrub: Scrub) -> tuple[int, Prob
     for name, entry in new:
         _take(library, name, entry, scrub)
     left = len(entries) - len(usable)
-    problem = Problem(str(path), f"{left} entries are malformed and were left out") if left else None
-    return len(new), problem
+    if left and not usable:
+        return 0, Problem(str(path), "is no list of ratings")
+    many = "1 entry is malformed and was" if left == 1 else f"{left} entries are malformed and were"
+    return len(new), Problem(str(path), f"{many} left out") if left else None
 
 
 def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> None:

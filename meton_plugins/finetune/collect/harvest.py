@@ -14,7 +14,7 @@ from .clean import Scrub, scrubbed
 from .conversations import Conversations, Problem, read
 from .feedback import take_feedback
 
-__all__ = ["HarvestReport", "harvest"]
+__all__ = ["HarvestReport", "allowed", "harvest"]
 
 
 @dataclass
@@ -53,13 +53,7 @@ def harvest(library: Library, folder: Path, scrub: Scrub) -> HarvestReport:
             f"is {first.reason}."
         )
     secrets: Counter[str] = Counter()
-    turns: list[Turn] = []
-    private = library.kept_out({turn.session for turn in read_in.turns})
-    for name, session in groupby(read_in.turns, key=lambda turn: turn.session):
-        if name in private:
-            read_in.rejected["the session was private"] += len(list(session))
-        else:
-            turns += scrubbed(list(session), scrub, secrets)
+    turns = allowed(library, read_in, scrub, secrets)
     new, known = library.add(turns)
     ratings, problem = take_feedback(library, feedback, scrub)
     if problem is not None:
@@ -76,3 +70,15 @@ def harvest(library: Library, folder: Path, scrub: Scrub) -> HarvestReport:
         problems=read_in.problems,
         ratings=ratings,
     )
+
+
+def allowed(library: Library, found: Conversations, scrub: Scrub, secrets: Counter[str]) -> list[Turn]:
+    """The turns of `found` without their secrets, but for those of private sessions, which are counted as rejected."""
+    turns: list[Turn] = []
+    private = library.kept_out({turn.session for turn in found.turns})
+    for name, session in groupby(found.turns, key=lambda turn: turn.session):
+        if name in private:
+            found.rejected["the session was private"] += len(list(session))
+        else:
+            turns += scrubbed(list(session), scrub, secrets)
+    return turns

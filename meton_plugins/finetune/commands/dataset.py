@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from ...host.api import Command
-from ..errors import EngineError, FinetuneError, ModelError, UsageError
-from ..settings import BuildSettings, Settings, load
+from ..errors import UsageError
 from . import looking, ratings
-from .edge import guarded, note, show_json
-from .harvesting import harvest, take
-from .options import HelpWanted, Parser, flags_of, settings_from, split
+from .building import build
+from .edge import guarded
+from .harvesting import harvest
+from .importing import bring
+from .options import HelpWanted
 
 if TYPE_CHECKING:
     from ...host.api import Host
-    from ..collect.harvest import HarvestReport
     from ..collect.live import LiveTurns
-    from ..curate.build import CountTokens
     from ..library import Library
     from ..paths import Home
 
@@ -59,90 +56,6 @@ def _dispatch(host: Host, home: Home, live: LiveTurns | None, text: str) -> int:
     return WORK[verb](host, home, rest)
 
 
-def _build(host: Host, home: Home, rest: str) -> int:
-    parser = Parser(prog="/dataset build", description="Freeze the rated examples as a dataset to train on.")
-    flags_of(parser, BuildSettings)
-    parser.add_argument("--name", metavar="NAME", help="a name for it, beside its id")
-    parser.add_argument(
-        "--base", metavar="MODEL", help="count tokens as this base model does: a GGUF or an Ollama name"
-    )
-    parser.add_argument("--chat-template", metavar="NAME|FILE", help="for counting, where the base has none of its own")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be left, write nothing")
-    parser.add_argument("--conversations-dir", metavar="PATH", help="harvest this folder first")
-    words = parser.parse_args(split(rest))
-    settings = load(home.settings)
-    wanted = settings_from(words, settings.build)
-    from ..curate import dataset
-
-    with _library(home) as library:
-        report = take(library, Path(words.conversations_dir).expanduser()) if words.conversations_dir else None
-        if words.dry_run:
-            return _planned(host, dataset.plan(library, wanted), report)
-        base, count, remark = _counter(settings, words.base, words.chat_template)
-        try:
-            manifest = dataset.build(library, wanted, home.datasets, name=words.name, base=base, count_tokens=count)
-        except (EngineError, ModelError) as error:
-            if words.base and isinstance(error, ModelError):
-                raise
-            remark = f"tokens were not counted: {error.sentence}"
-            manifest = dataset.build(library, wanted, home.datasets, name=words.name)
-    path = home.datasets / manifest.id
-    if host.json:
-        value = {**manifest.model_dump(mode="json"), "path": str(path), "name": words.name, "note": remark}
-        show_json(host, {**value, "harvest": asdict(report) if report else None})
-        return 0
-    from .dataset_views import built, harvested
-
-    if report:
-        harvested(host, report)
-    built(host, manifest, path, words.name)
-    if remark:
-        note(host, remark)
-    return 0
-
-
-def _planned(host: Host, plan: Any, report: HarvestReport | None) -> int:
-    sides = {side: len(plan.side(side)) for side in ("train", "validation", "heldout")}
-    stages = [stage.model_dump() for stage in plan.funnel.stages]
-    if host.json:
-        show_json(host, {"dry_run": True, "funnel": stages, "counts": sides})
-        return 0
-    from .dataset_views import funnel, harvested
-
-    if report:
-        harvested(host, report)
-    funnel(host, plan.funnel.stages, sides)
-    note(host, "nothing was frozen")
-    return 0
-
-
-def _counter(
-    settings: Settings, named: str | None, template: str | None
-) -> tuple[dict[str, Any] | None, CountTokens | None, str | None]:
-    """Base, its token counter, and a remark where tokens will not be counted.
-
-    A base that was named on the command line must be there; one from the settings may be away.
-    """
-    text = named or settings.base
-    if text is None:
-        return None, None, None
-    try:
-        from ..engine.jobs import count_tokens
-        from ..serve.bases import resolve_base
-        from ..serve.ollama import Server
-
-        found = resolve_base(text, Server(settings.serve.ollama_host))
-    except (ImportError, EngineError) as error:
-        return None, None, f"tokens were not counted: {error}"
-    except FinetuneError as error:
-        if named:
-            raise
-        return None, None, f"tokens were not counted: {error.sentence}"
-    path = found.path
-    base = {"name": text, "file": path.name, "bytes": path.stat().st_size}
-    return base, lambda chats: count_tokens(path, chats, template or settings.train.chat_template), None
-
-
 def _library(home: Home) -> Library:
     from ..library import Library
 
@@ -153,6 +66,7 @@ VERBS: Final = {
     "rate": "score an answer: good, bad or 1 to 5",
     "fix": "put your own text in an answer's place",
     "harvest": "take conversation files into the library; on or off for the chat",
+    "import": "take training data of others, or your own code, into the library",
     "list": "examples, newest first",
     "show": "one example whole, with its quality score",
     "stats": "how the library stands, and whether it is enough to train on",
@@ -167,11 +81,12 @@ RATINGS: Final = {"rate": ratings.rate, "fix": ratings.fix}
 
 WORK: Final[dict[str, Work]] = {
     "harvest": harvest,
+    "import": bring,
     "list": looking.list_,
     "show": looking.show,
     "stats": looking.stats,
     "preview": looking.preview,
-    "build": _build,
+    "build": build,
     "versions": looking.versions,
     "diff": looking.diff,
 }

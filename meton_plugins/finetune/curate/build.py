@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +22,9 @@ from ..paths import check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import BuildSettings
 from ..turn import Message
 from .funnel import Funnel, sift
-from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, TokenStats, read_manifest
+from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, SourceEntry, TokenStats, read_manifest
 from .rows import PLAIN, plain_rows, prompt, rows, said
+from .sources import Source, check_sources, source_of, times
 from .split import assign
 
 __all__ = ["NAMES", "CountTokens", "Plan", "build", "plan", "rows_of"]
@@ -43,22 +45,30 @@ class Plan:
 
     funnel: Funnel
     splits: dict[str, Split]
+    sources: tuple[Source, ...] = ()
+
+    def times(self, example: Example) -> int:
+        """How often an example is to be seen in training, by the weight of its source."""
+        source = source_of(example, self.sources)
+        return 1 if source is None else times(example, source.weight)
 
     def side(self, split: Split) -> list[Example]:
         """The dataset's examples on one side, oldest first."""
-        return [example for example in self.funnel.kept if self.splits[example.id] == split]
+        found = [example for example in self.funnel.kept if self.splits[example.id] == split]
+        return found if split != "train" else [example for example in found if self.times(example)]
 
 
-def plan(library: Library, settings: BuildSettings) -> Plan:
+def plan(library: Library, settings: BuildSettings, sources: Sequence[Source] = ()) -> Plan:
     """What `build` would do, with nothing written; DataError where nothing would be left."""
     examples = sorted(library.find(steps=True), key=lambda example: (example.at, example.id))
-    funnel = sift(examples, settings)
+    check_sources(sources, examples)
+    funnel = sift(examples, settings, sources)
     funnel.check()
-    made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}))
+    made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}), tuple(sources))
     if not made.side("train"):
         raise DataError(
-            f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out: "
-            "rate answers of other conversations."
+            f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out"
+            f"{', or their source has too little weight' if sources else ''}: rate answers of other conversations."
         )
     return made
 
@@ -69,22 +79,26 @@ def build(
     out: Path,
     *,
     name: str | None = None,
+    sources: Sequence[Source] = (),
     base: dict[str, Any] | None = None,
     count_tokens: CountTokens | None = None,
 ) -> Manifest:
     """Freeze the examples that `settings` choose under `out`/<id>; the same content gives the same id and bytes.
 
-    The library remembers the side of the split for every conversation used. With `count_tokens`, the manifest holds
-    token statistics for `base`. DataError where the filters leave nothing.
+    Of `sources`, where some are named, each example to train on is there as often as its weight says; those that judge
+    are there once. The library remembers the side of the split for every conversation used. With `count_tokens`, the
+    manifest holds token statistics for `base`. DataError where the filters leave nothing.
     """
     if name is not None:
         check_name(name, "dataset")
-    made = _decided(library, settings)
+    made = _decided(library, settings, sources)
     sides = {split: rows_of(made, split, settings) for split in FILES}
-    content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
+    content = {FILES[split]: _lines(row.model_dump() for row in side) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
     files = {file: _entry(raw) for file, raw in content.items()}
     recipe = {"version": 1, "settings": settings.model_dump(), "files": {n: f.sha256 for n, f in files.items()}}
+    if sources:
+        recipe["sources"] = [[source.label, source.weight] for source in sources]
     every = [row for side in sides.values() for row in side]
     tokens = None
     if count_tokens is not None:
@@ -97,6 +111,7 @@ def build(
         counts={**{split: len(side) for split, side in sides.items()}, "pairs": files[PAIRS].lines},
         plain=sum(row.id.endswith(PLAIN) for row in sides["train"]),
         sessions={split: len({row.session for row in side}) for split, side in sides.items()},
+        sources=_entries(made, sides["train"]),
         secrets=dict(made.funnel.secrets),
         files=files,
         tokens=tokens,
@@ -110,17 +125,32 @@ def build(
 
 
 def rows_of(made: Plan, split: Split, settings: BuildSettings) -> list[Row]:
-    """The rows of one side; that of training says some answers once more as plain chats."""
+    """The rows of one side; that of training repeats them by weight, and says some answers once more as plain chats."""
     side = made.side(split)
-    found = [row for example in side for row in rows(example, settings)]
-    return found + plain_rows(side, settings) if split == "train" else found
+    if split != "train":
+        return [row for example in side for row in rows(example, settings)]
+    found = [row for example in side for row in rows(example, settings) * made.times(example)]
+    return found + plain_rows([example for example in side if made.times(example)], settings)
 
 
-def _decided(library: Library, settings: BuildSettings) -> Plan:
+def _entries(made: Plan, train: Sequence[Row]) -> list[SourceEntry]:
+    """What each source brought."""
+    if not made.sources:
+        return []
+    owners = {example.id: source_of(example, made.sources) for split in FILES for example in made.side(split)}
+    examples = Counter(source.label for source in owners.values() if source)
+    lines = Counter(source.label for row in train if (source := owners[row.id.partition("#")[0]]))
+    return [
+        SourceEntry(label=source.label, weight=source.weight, examples=examples[source.label], rows=lines[source.label])
+        for source in made.sources
+    ]
+
+
+def _decided(library: Library, settings: BuildSettings, sources: Sequence[Source]) -> Plan:
     """The plan, with its sides on record."""
     # Two builds at once, each from a library without sides, could put one conversation on two of them.
     with FileLock(library.path.with_name("split.lock"), mode=0o600):
-        made = plan(library, settings)
+        made = plan(library, settings, sources)
         library.assign(made.splits)
     return made
 
@@ -188,7 +218,7 @@ def _entry(raw: bytes) -> FileEntry:
     return FileEntry(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw), lines=raw.count(b"\n"))
 
 
-def _lines(values: Sequence[dict[str, Any]]) -> bytes:
+def _lines(values: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(value, ensure_ascii=False).encode() + b"\n" for value in values)
 
 

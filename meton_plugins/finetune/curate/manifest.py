@@ -14,7 +14,18 @@ from ..library.records import Split
 from ..settings import BuildSettings
 from ..turn import Message
 
-__all__ = ["FILES", "MANIFEST", "PAIRS", "FileEntry", "Manifest", "Row", "Stage", "TokenStats", "read_manifest"]
+__all__ = [
+    "FILES",
+    "MANIFEST",
+    "PAIRS",
+    "FileEntry",
+    "Manifest",
+    "Row",
+    "SourceEntry",
+    "Stage",
+    "TokenStats",
+    "read_manifest",
+]
 
 MANIFEST: Final = "manifest.json"
 PAIRS: Final = "pairs.jsonl"
@@ -48,6 +59,15 @@ class Stage(BaseModel):
     name: str
     kept: int
     reason: str = ""
+
+
+class SourceEntry(BaseModel):
+    """A source of a dataset that was built from several: its examples on all sides, its rows to train on."""
+
+    label: str
+    weight: float
+    examples: int
+    rows: int
 
 
 class TokenStats(BaseModel):
@@ -94,6 +114,8 @@ class Manifest(BaseModel):
     #: Rows of the training side that say an answer once more as a plain chat.
     plain: int = 0
     sessions: dict[str, int]
+    #: Empty where the dataset was built from the whole library.
+    sources: list[SourceEntry] = Field(default_factory=list)
     secrets: dict[str, int]
     files: dict[str, FileEntry]
     tokens: TokenStats | None = None

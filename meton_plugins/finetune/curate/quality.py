@@ -11,7 +11,7 @@ from typing import Final
 
 from ..library import Example
 
-__all__ = ["Quality", "judge"]
+__all__ = ["Quality", "judge", "least"]
 
 #: The part of the score that the user's own rating decides where there is one: with it, a 4 or 5 always ends above
 #: the default threshold of 0.5 and a 1 or 2 below, whatever the heuristics say.
@@ -58,6 +58,11 @@ def judge(example: Example) -> Quality:
         reasons["rating"] = f"rated {example.score} of 5" + (", corrected" if example.correction is not None else "")
         score = RATING_WEIGHT * rating + (1 - RATING_WEIGHT) * heuristics
     return Quality(round(score, 4), parts, reasons)
+
+
+def least(example: Example) -> float:
+    """The score that the user's own rating makes sure of, whatever `judge` would find."""
+    return 0.0 if example.score is None else RATING_WEIGHT * RATING[example.score]
 
 
 def _length(text: str) -> tuple[float, str]:

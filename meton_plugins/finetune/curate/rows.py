@@ -55,20 +55,28 @@ def plain_rows(examples: Sequence[Example], settings: BuildSettings) -> list[Row
 
 def prompt(example: Example, settings: BuildSettings, tools: Sequence[ToolUse] | None = None) -> list[Message]:
     """What the model is asked, after it has seen the results of `tools`, by default all of the example's."""
-    context = example.context[-2 * settings.context_turns :] if settings.context_turns else ()
+    spoken = [message for message in example.context if message.role != "system"]
+    context = spoken[-2 * settings.context_turns :] if settings.context_turns else []
+    system = _system(example, settings)
     seen = example.tools if tools is None else tools
     if settings.form == "meton":
-        return [Message(role="user", content=form.prompt(example.question, context, seen, example.offered))]
+        return [*system, Message(role="user", content=form.prompt(example.question, context, seen, example.offered))]
     question = example.question
     if seen:
         results = "\n".join(f"- {tool.name}: {tool.output[: form.TOOL_LIMIT]}" for tool in seen)
         question = f"{question}\n\nTool results:\n{results}"
-    return [*context, Message(role="user", content=question)]
+    return [*system, *context, Message(role="user", content=question)]
 
 
 def said(answer: str, settings: BuildSettings) -> str:
     """An answer as the model should say it."""
     return form.wrap(answer) if settings.form == "meton" else answer
+
+
+def _system(example: Example, settings: BuildSettings) -> list[Message]:
+    """The system messages of an imported chat as one: most templates take no second."""
+    texts = [message.content for message in example.context if message.role == "system"]
+    return [Message(role="system", content="\n\n".join(texts))] if texts and not settings.exclude_system else []
 
 
 def _row(name: str, example: Example, asked: list[Message], answer: str) -> Row:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import UsageError
 from ..turn import AGENT, Message, ToolUse, Turn
 
-__all__ = ["GOOD", "SCORES", "Counts", "Example", "Split", "Status", "identity", "score_of"]
+__all__ = ["GOOD", "IMPORTED", "SCORES", "Counts", "Example", "Split", "Status", "identity", "score_of"]
 
 Split = Literal["train", "validation", "heldout"]
 Status = Literal["usable", "candidate", "rejected"]
@@ -20,6 +20,9 @@ Status = Literal["usable", "candidate", "rejected"]
 SCORES: Final = {"good": 5, "bad": 1}
 GOOD: Final = 4
 CANDIDATE: Final = 3
+
+#: How the session of an imported chat begins: nobody held it here.
+IMPORTED: Final = "import-"
 
 _PLACEHOLDER_NUMBER: Final = re.compile(r"(<[A-Z_]+_)\d+>")
 
@@ -50,6 +53,7 @@ class Example(BaseModel):
     failure: str | None = None
     steps: tuple[str, ...] = ()
     offered: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:

@@ -14,7 +14,7 @@ from ..errors import BusyError, DataError, NotFound
 from ..paths import private_dir
 from ..turn import AGENT, Call, Turn, storable
 from .intake import Offered, digest, now, steps_of, take
-from .records import CANDIDATE, GOOD, Counts, Example, Split
+from .records import CANDIDATE, GOOD, IMPORTED, Counts, Example, Split
 from .schema import prepare
 
 __all__ = ["Library"]
@@ -25,9 +25,12 @@ BUSY_SECONDS: Final = 30.0
 #: A beginning of an id shorter than this is more likely a slip than a name.
 SHORTEST: Final = 4
 
+_FIELDS: Final = (
+    "id", "session", "at", "source", "model", "question", "answer", "context", "tools", "score", "correction",
+    "rated_at", "split", "origin", "failure",
+)  # fmt: skip
 _COLUMNS: Final = (
-    "id, session, at, source, model, question, answer, context, tools, score, correction, rated_at, split, "
-    "origin, failure"
+    ", ".join(_FIELDS) + ", (SELECT group_concat(tag, char(10)) FROM tags WHERE example = examples.id) AS tags"
 )
 
 #: As `Example.status` has it.
@@ -194,9 +197,10 @@ class Library:
         return None if row is None else _example(row)
 
     def last_session(self) -> list[Example]:
-        """The turns of the session that spoke last, newest first; empty where the library is."""
+        """The turns of the session that spoke last, newest first. What was imported did not speak."""
+        query = "SELECT session FROM examples WHERE session NOT GLOB ? ORDER BY at DESC, rowid DESC LIMIT 1"
         with self._reading() as connection:
-            row = connection.execute("SELECT session FROM examples ORDER BY at DESC, rowid DESC LIMIT 1").fetchone()
+            row = connection.execute(query, (IMPORTED + "*",)).fetchone()
         if row is None:
             return []
         return [example for example in self.find(session=row[0]) if example.session == row[0]]
@@ -285,7 +289,8 @@ def _one(connection: sqlite3.Connection, name: str) -> Example:
 
 
 def _example(row: Sequence[Any], steps: tuple[str, ...] = (), offered: tuple[str, ...] = ()) -> Example:
-    values: dict[str, Any] = dict(zip(_COLUMNS.split(", "), row, strict=True), steps=steps, offered=offered)
+    values: dict[str, Any] = dict(zip((*_FIELDS, "tags"), row, strict=True), steps=steps, offered=offered)
+    values["tags"] = tuple(sorted((values["tags"] or "").split()))
     values["context"] = json.loads(values["context"])
     values["tools"] = json.loads(values["tools"])
     return Example.model_validate(values)
