@@ -131,7 +131,11 @@ def test_a_session(python: str, front: OllamaFront, share: Path, tmp_path: Path)
             assert found, registered
             tuned = found[1]
             chat.send(f"/model-register promote {tuned} --slot primary", r"\[y/N\] ")
-            assert f"primary: {BASE} → {tuned}" in chat.send("y")
+            # Meton's own config.yaml names a fallback that few have.
+            said = chat.send("y", r"\[y/N\] ")
+            assert f"primary: {BASE} → {tuned}" in said
+            assert f"which fallback holds. Put {BASE} there?" in said
+            assert f"→ {BASE}" in chat.send("y")
             before = len(front.log)
             assert MENDED in chat.send(DATES)
             # The tuned model was asked, in Meton's own words, and it was a model of the real server that answered.
@@ -146,7 +150,8 @@ def test_a_session(python: str, front: OllamaFront, share: Path, tmp_path: Path)
     finally:
         end_workers(home.runs)
         talk.shell("uninstall")
-    assert ConfigFile(checkout / "config.yaml").read()["primary"] == BASE
+    slots = ConfigFile(checkout / "config.yaml").read()
+    assert (slots["primary"], slots["fallback"]) == (BASE, BASE)
     assert git(checkout, "status", "--short") == ""
     if os.environ.get("METON_TRANSCRIPT"):
         talk.write(Path(os.environ["METON_TRANSCRIPT"]))

@@ -13,6 +13,7 @@ from ...host.api import Command
 from ..errors import ConfigError, ServerError, UsageError
 from ..paths import Home
 from .edge import guarded, note, say, show_json
+from .fallback import mend_fallback
 from .options import HelpWanted, split
 from .progress import bar
 from .register_options import PARSERS, VERBS, overview
@@ -67,6 +68,8 @@ def _add(host: Host, given: argparse.Namespace) -> int:
             note(host, f"Put it to use: /model-register promote {made.tag} --slot primary")
         elif swapped:
             _show_swap(host, swapped)
+    if swapped:
+        mend_fallback(host, swapped, asking=not given.yes)
     return 0 if store is None or swapped else 1
 
 
@@ -182,6 +185,7 @@ def _promote(host: Host, given: argparse.Namespace) -> int:
     if swapped is None:
         return 1
     _show_swap(host, swapped)
+    mend_fallback(host, swapped, asking=not given.yes)
     return 0
 
 
@@ -190,7 +194,6 @@ def _promote_asked(
 ) -> Swapped | None:
     """The swap, once the user agreed; None where he said no."""
     from ..serve.slots import promote
-    from .fallback import mend_fallback
 
     if not yes:
         old = store.read().get(slot)
@@ -200,9 +203,7 @@ def _promote_asked(
         if not answer:
             say(host, f"{slot} keeps {old}.")
             return None
-    swapped = promote(store, server, _past(host), model, slot, why)
-    mend_fallback(host, store, server, swapped, asking=not yes)
-    return swapped
+    return promote(store, server, _past(host), model, slot, why)
 
 
 def _rollback(host: Host, given: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import ConfigError, NotFound, UsageError
-from .names import check_model_name
+from .names import check_model_name, full_name
 
 if TYPE_CHECKING:
     from ...host.api import SlotStore
@@ -75,9 +75,9 @@ def rollback(store: SlotStore, history: History, slot: str, steps: int = 1, serv
 
 
 def missing_fallback(store: SlotStore, server: Server) -> str | None:
-    """The model that the fallback slot holds, where `server` does not list it."""
+    """The model that the fallback slot holds, where `server` does not list it, under that name or as its `latest`."""
     name = store.read().get(FALLBACK)
-    return name if name is not None and not server.exists(name) else None
+    return name if name is not None and not server.exists(full_name(name)) else None
 
 
 def settle(store: SlotStore, history: History) -> list[Swap]:
