@@ -58,7 +58,8 @@ class _Front(ChatHandler):
             self.generate(name, body)
         else:
             options = {"temperature": 0, "num_predict": 120}
-            short = {"model": name, "prompt": form.prompt(asked[1]), "stream": False, "options": options}
+            own = form.prompt(asked[1], offered=form.tools_in(str(body["prompt"])))
+            short = {"model": name, "prompt": own, "stream": False, "options": options}
             self._pass_on(json.dumps(short).encode())
 
     def _body(self) -> bytes:
