@@ -211,3 +211,14 @@ def test_host_needs_nothing_of_finetune() -> None:
         "print([m for m in sys.modules if 'finetune' in m or 'ruamel' in m])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-instruct-q5_K_M", "plain", "true", "No", "null", "y"])
+def test_a_name_without_a_tag_comes_back_byte_for_byte(tmp_path: Path, name: str) -> None:
+    words = name if name in ("qwen2.5-instruct-q5_K_M", "plain") else f'"{name}"'
+    text = f"models:\n  primary: a:1\n  fallback: {words}  # mine\n"
+    store = made(tmp_path, text)
+    store.write("fallback", NEW, expected=name)
+    store.write("fallback", name, expected=NEW)
+    assert store.path.read_text() == text
+    assert store.read()["fallback"] == name

@@ -21,7 +21,9 @@ SLOTS: Final = ("primary", "fallback", "quick")
 _SCALAR: Final = re.compile(r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\n]|'')*'|[^\s#,\[\]{}"'|>&!][^\s,\[\]{}]*""")
 
 #: Read as text by YAML 1.1 (Meton's PyYAML) and 1.2 alike; 12:30 would be a number.
-_PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*:[A-Za-z0-9_.-]+")
+_PLAIN: Final = re.compile(
+    r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[A-Za-z][A-Za-z0-9_./-]*(?::[A-Za-z0-9_.-]+)?", re.IGNORECASE
+)
 
 #: Somebody who holds the lock for longer than this hangs.
 _PATIENCE: Final = 10.0
