@@ -16,29 +16,37 @@ __all__ = ["FORMS", "HARMLESS", "Form"]
 
 @dataclass(frozen=True)
 class Form:
-    """Secrets of one `kind`: `regex` is tried where `literal` stands, from `back` characters before it.
+    """Secrets of one `kind`: `regex` is tried where `literal` stands; or up to `back` characters before it, where
+    `ahead` fits the literal and what follows.
 
     Group `value` is the secret, else the whole match. `bare`: may begin in the middle of a word. `folded`: the literal
-    is lower case and stands for any case.
+    is lower case and stands for any case. `open`: has white space in it or is short, so that no long word betrays it.
     """
 
     kind: str
     literal: str
     source: str
     back: int = 0
+    ahead: str = ""
     bare: bool = False
     folded: bool = False
+    open: bool = False
 
     @cached_property
     def regex(self) -> re.Pattern[str]:
         """Compiled when its literal is first seen: a command that meets no secret compiles nothing."""
         return re.compile(self.source, re.IGNORECASE if self.folded else 0)
 
+    @cached_property
+    def follows(self) -> re.Pattern[str]:
+        """`ahead`, compiled."""
+        return re.compile(self.ahead or re.escape(self.literal))
+
 
 #: Values that only look like a secret: documentation and tests are full of them, and holes in them teach nothing.
 HARMLESS: Final = re.compile(
-    r"(?i)[*.x_-]{4,}|.*(?:x{6}|\*{4}|\.{3,}|example|changeme|change_me|placeholder|dummy|redacted|your[-_ ]|0123456789"
-    r"|1234567890|abcdefgh)|my[-_ ]?(?:secret|token|key|password)"
+    r"(?i)^[*.x_-]{4,}|x{6}|\*{4}|\.{3}|example|change_?me|placeholder|dummy|redacted|your[-_ ]|0123456789|1234567890"
+    r"|abcdefgh|^my[-_ ]?(?:secret|token|key|password)"
 )
 
 _END: Final = r"(?![A-Za-z0-9])"
@@ -51,7 +59,11 @@ _PREFIXED: Final = (
     ("AWS_KEY", "bedrock-api-key-", r"[A-Za-z0-9+/=]{20,2000}"),
     ("GITHUB_TOKEN", "ghp_ gho_ ghu_ ghs_ ghr_", r"[A-Za-z0-9]{36,255}"),
     ("GITHUB_TOKEN", "github_pat_", r"\w{22,255}"),
-    ("GITLAB_TOKEN", "glpat- glrt- gldt- glft- glimt- glagent- gloas- glptt- glsoat- glffct- glcbt-", r"[\w.-]{20,320}"),
+    (
+        "GITLAB_TOKEN",
+        "glpat- glrt- gldt- glft- glimt- glagent- gloas- glptt- glsoat- glffct- glcbt-",
+        r"[\w.-]{20,320}",
+    ),
     ("GITLAB_TOKEN", "GR1348941", r"[\w-]{20}"),
     ("API_KEY", "sk-ant-", r"[\w-]{20,200}"),
     ("API_KEY", "sk-", r"(?=[\w-]{0,60}\d)(?:[a-z0-9]{2,10}-)?[A-Za-z0-9_-]{20,220}"),
@@ -93,6 +105,7 @@ _PREFIXED: Final = (
     ("CLOUD_TOKEN", "4b1d", r"[A-Za-z0-9]{38}"),
     ("CLOUD_TOKEN", "v1.0-", r"[a-f0-9]{24}-[a-f0-9]{146}"),
     ("CLOUD_TOKEN", "hvs. hvb.", r"[\w-]{24,300}"),
+    ("CLOUD_TOKEN", "sl.", r"[\w=-]{130,300}"),
     ("CLOUD_TOKEN", "s.", r"(?=[A-Za-z]{0,23}\d)(?=[a-z0-9]{0,23}[A-Z])[A-Za-z0-9]{24}(?![\w.(])"),
     ("CLOUD_TOKEN", "pscale_tkn_ pscale_oauth_ pscale_pw_", r"[\w=.-]{32,64}"),
     ("CLOUD_TOKEN", "t1.", r"[\w-]{20,300}={0,2}\.[\w-]{86}={0,2}"),
@@ -130,9 +143,17 @@ _PREFIXED: Final = (
     ("PRIVATE_KEY", "AGE-SECRET-KEY-1", r"[A-Z0-9]{58}"),
 )
 
+#: Before a form that is not sought at its beginning; the n of an escaped newline is no part of a word.
+_START: Final = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 _PEM: Final = r"[A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)?-----"
 #: Characters of user names and passwords in addresses.
 _PART: Final = r"""[^\s:/@"'<>{}$\\`]"""
+
+#: The domain of an e-mail address: none that is kept for examples, and no file or version.
+_AT: Final = (
+    r"@(?!(?:[\w-]{1,63}\.){0,4}example\.)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}"
+    r"(?!(?:png|jpe?g|svg|gif|webp|css|js|py|test|example|invalid|localhost|local)\b)[A-Za-z]{2,24}(?![\w-])"
+)
 
 #: In order: the first that matches a stretch of text has it, so the typed ones come before the general ones.
 _SPECIAL: Final = (
@@ -143,50 +164,64 @@ _SPECIAL: Final = (
         rf"-----BEGIN {_PEM}(?:(?:(?!-----BEGIN)[\s\S]){{1,20000}}?-----END {_PEM}"
         r"|(?:(?:\s|\\[nr]){1,4}[A-Za-z0-9+/=]{16,200}){1,400})",
         bare=True,
+        open=True,
     ),
-    Form("CLOUD_TOKEN", "Q~", r"(?<![\w~.])[\w~.]{3}\dQ~[\w~.-]{31,34}", back=4, bare=True),
-    Form("CLOUD_TOKEN", ".atlasv1.", r"(?<![A-Za-z0-9])[A-Za-z0-9]{14}\.atlasv1\.[\w=-]{60,70}", back=14, bare=True),
-    Form("SERVICE_TOKEN", "_mmk", r"(?<![A-Za-z0-9])[A-Za-z0-9]{6}_[A-Za-z0-9]{29}_mmk", back=36, bare=True),
-    Form("SERVICE_TOKEN", "|", r"(?<!\d)\d{15,16}\|[\w-]{27,40}", back=16, bare=True),
-    Form("SERVICE_TOKEN", "-us", r"(?<![\w-])[a-f0-9]{32}-us\d{1,2}", back=32, bare=True),
+    Form("CLOUD_TOKEN", "Q~", rf"{_START}[\w~.]{{3}}\dQ~[\w~.-]{{31,34}}", back=4, ahead=r"Q~[\w~.-]{31}", bare=True),
+    Form("CLOUD_TOKEN", ".atlasv1.", rf"{_START}[A-Za-z0-9]{{14}}\.atlasv1\.[\w=-]{{60,70}}", back=14, bare=True),
+    Form("SERVICE_TOKEN", "_mmk", rf"{_START}[A-Za-z0-9]{{6}}_[A-Za-z0-9]{{29}}_mmk", back=36, bare=True),
+    Form("SERVICE_TOKEN", "|", r"(?<!\d)\d{15,16}\|[\w-]{27,40}", back=16, ahead=r"\|[\w-]{27}", bare=True),
+    Form("SERVICE_TOKEN", "-us", rf"{_START}[a-f0-9]{{32}}-us\d{{1,2}}", back=32, ahead=r"-us\d", bare=True),
     Form(
         "SERVICE_TOKEN",
         ".acc",
         r"(?:scauth|authress|sc|ext)_[a-z0-9]{5,30}\.[a-z0-9]{4,6}\.acc[_-][a-z0-9-]{10,32}\.[\w+/=-]{30,120}",
         back=46,
+        ahead=r"\.acc[_-][a-z0-9-]{10}",
         bare=True,
     ),
-    Form("BOT_TOKEN", ":A", r"(?<!\d)\d{5,16}:A[\w-]{34}(?![\w-])", back=16, bare=True),
+    Form("BOT_TOKEN", ":A", r"(?<!\d)\d{5,16}:A[\w-]{34}(?![\w-])", back=16, ahead=r":A[\w-]{34}", bare=True),
     Form("SERVICE_TOKEN", "CONTRIBSYS__COM", r"CONTRIBSYS__COM\W{1,4}(?P<value>[a-f0-9]{8}:[a-f0-9]{8})", bare=True),
     Form("WEBHOOK", "hooks.slack.com/", r"[^/\s]{1,40}/(?:services|workflows|triggers)/(?P<value>[\w+/-]{20,200})"),
     Form("WEBHOOK", "webhook.office.com/", r"[^/\s]{1,40}/webhookb2/(?P<value>[\w@/-]{40,300})"),
     Form("WEBHOOK", "discord.com/api/webhooks/", r"[^?#\s]{1,26}?/(?P<value>\d{15,22}/[\w-]{40,100})"),
     Form("WEBHOOK", "discordapp.com/api/webhooks/", r"[^?#\s]{1,30}?/(?P<value>\d{15,22}/[\w-]{40,100})"),
-    Form("CREDENTIALS", "://", rf"://(?P<value>{_PART}{{0,100}}:{_PART}{{1,200}})@[\w\[]", bare=True),
+    Form("CREDENTIALS", "://", rf"://(?P<value>{_PART}{{0,100}}:{_PART}{{1,200}})@[\w\[]", bare=True, open=True),
     Form(
         "CREDENTIALS",
         "curl",
         r"""curl\b[^"'|;]{0,200}?\s(?:-u|--user)(?:=|\s{0,3})\\?["']?(?P<value>[\w.@%+-]{0,60}:[^\s"'`$<>\\]{3,100})""",
+        open=True,
     ),
     Form(
         "BEARER",
         "uthorization",
         r"""uthorization\\?["']?\]?\s{0,3}[:=,]\s{0,3}f?\\?["']?(?:[A-Za-z-]{2,12} )?"""
-        r"""(?P<value>(?=[A-Za-z.~+/=_-]{0,60}\d)[\w.~+/-]{8,4000}={0,2})""",
+        r"""(?P<value>(?=[A-Za-z.~+/=_-]{0,60}\d)[\w.~+/-]{8,4000}={0,2})(?![\w.~+/(=-])""",
         bare=True,
         folded=True,
+        open=True,
     ),
-    Form("BEARER", "bearer", r"bearer\s{1,3}(?P<value>(?=[A-Za-z.~+/=_-]{0,60}\d)[\w.~+/-]{20,4000}={0,2})", folded=True),
+    Form("BEARER", "bearer", r"bearer\s{1,3}(?P<value>(?=[A-Za-z.~+/=_-]{0,60}\d)[\w.~+/-]{20,4000}={0,2})", folded=True, open=True),
     Form("SESSION", "session", r"session(?:_?id)?\\?[\"']?\s?[=:]\s?\\?[\"']?(?P<value>(?=[a-z]{0,30}\d)[a-z0-9]{26,128})",
-         bare=True, folded=True),
+         bare=True, folded=True, open=True),
+    # What a Kubernetes manifest holds, which is only coded, not enciphered.
+    Form(
+        "SECRET",
+        "kind: secret",
+        r"kind: secret\b[\s\S]{0,400}?(?:\b|\\n)data:(?:(?:\s|\\n){1,9}[\w.-]{1,60}: [^\s\\]{1,9}){0,9}(?:\s|\\n){1,9}[\w.-]{1,60}:"
+        r"\s?\\?[\"']?(?P<value>[A-Za-z0-9+/]{10,4000}={0,2})",
+        bare=True,
+        folded=True,
+        open=True,
+    ),
     Form(
         "EMAIL",
         "@",
-        r"(?<![\w.+/-])(?!git@|noreply@|no-reply@)[A-Za-z0-9][\w.+-]{0,63}@(?!example\.)"
-        r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,8}"
-        r"(?!(?:png|jpe?g|svg|gif|webp|css|js|py|test|example|invalid|localhost|local)\b)[A-Za-z]{2,24}(?![\w-])",
+        r"(?<![\w.+/-])(?!git@|noreply@|no-reply@)[A-Za-z0-9][\w.+-]{0,63}" + _AT,
         back=64,
+        ahead=_AT,
         bare=True,
+        open=True,
     ),
     Form(
         "HOME",
@@ -194,6 +229,7 @@ _SPECIAL: Final = (
         r"(?<![\w.~])/home/(?!(?:user(?:name)?|you|me|foo|bar|name|your-?_?name|someone|runner)\b)"
         r"\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}",
         bare=True,
+        open=True,
     ),
     Form(
         "HOME",
@@ -201,9 +237,10 @@ _SPECIAL: Final = (
         r"(?<![\w.~])/Users/(?!(?:user(?:name)?|you|me|foo|bar|name|your-?_?name|someone|runner|Shared)\b)"
         r"\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}",
         bare=True,
+        open=True,
     ),
     Form("HOME", "\\Users\\", r"(?<!\w)[A-Za-z]:\\{1,2}Users\\{1,2}(?!(?:user(?:name)?|you|me|Public)\b)\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}",
-         back=3, bare=True),
+         back=3, bare=True, open=True),
 )  # fmt: skip
 
 

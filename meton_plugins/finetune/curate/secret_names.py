@@ -25,13 +25,15 @@ _VALUE: Final = re.compile(
     r"(?P<operator>\s{0,4}(?::\s?(?:str|string|String|SecretStr)\s?=|\sstring\s?=|:{0,3}=|=>|[?.+|]=|[:>,=])\s{0,12}"
     r"|\svalue\s?=\s?|\s(?:is|was|to)\s{1,3})"
     r"(?:(?P<quote>[bfr]?\\?[\"'`])(?P<quoted>(?:[^\s\"'`\\<>]|\\[^nrtu\s]){6,200}?)(?P=quote)"
-    r"|(?P<bare>[\w+/=.~!@#^&*?-]{8,300}))"
+    r"|(?P<bare>[\w+/.~!@#^&*?-]{8,300}={0,2}))"
 )
 _IDS: Final = re.compile(r"(?i)client[_ -]?id|api[_ -]?(?:id|key|token)|access[_ -]?id|access[_ -]?key")
 #: A reference, a call, a template, a file or plain words: no value.
 _REFERENCE: Final = re.compile(
-    r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*\W?$|[A-Za-z]+(?:[_-][A-Za-z]+)*$|\$[A-Za-z_{(]|.*(?:\$\{|\{\w*\}|%\(|%s|%d)|[/.]{1,2}\w"
+    r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*\W?$|[A-Za-z]+(?:[_-][A-Za-z]+)*$|\$[A-Za-z_{(]|.*(?:\$\{|\{\w*\}|%\(|%[sdr\d])|[/.]{1,2}\w"
 )
+_ARGUMENT: Final = re.compile(r"\(\\?[\"'][\w.-]{0,40}$")
+_DIGEST: Final = re.compile(r"(?i)sha\d|md5|hash|digest|checksum|finger|blob")
 _CHANGES: Final = re.compile(r"(?<=[A-Za-z])\d|(?<=\d)[A-Za-z]")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9]{10,}")
 
@@ -48,9 +50,17 @@ def find_named(text: str, folded: str) -> Iterator[tuple[int, int, str]]:
                 if kind == "PASSWORD" or name not in ("client", "api") or _IDS.match(text, at):
                     group = "quoted" if found["quoted"] is not None else "bare"
                     end = _end(text, found, group, kind)
-                    if end:
+                    if end and _named(text, at, found):
                         yield found.start(group), end, kind
             at = folded.find(name, after)
+
+
+def _named(text: str, at: int, found: re.Match[str]) -> bool:
+    """Whether the word at `at` is in a name that a value can follow."""
+    before = text[max(0, at - 40) : at]
+    if found["operator"].strip() == "," and not _ARGUMENT.search(before):
+        return False  # two words of a list
+    return "public" not in before[-12:].lower() and not _DIGEST.search(found["rest"])
 
 
 def _end(text: str, found: re.Match[str], group: str, kind: str) -> int:
@@ -68,11 +78,8 @@ def _end(text: str, found: re.Match[str], group: str, kind: str) -> int:
             return 0
     elif operator == "," and not found["closed"]:
         return 0
-    if HARMLESS.match(value) or _REFERENCE.match(value):
-        return 0
-    if kind == "PASSWORD":
-        return end if group == "quoted" or _invented(value) else 0
-    return end if made_by_machine(value) else 0
+    fits = (group == "quoted" or _invented(value)) if kind == "PASSWORD" else made_by_machine(value)
+    return end if fits and not HARMLESS.search(value) and not _REFERENCE.match(value) else 0
 
 
 def _invented(value: str) -> bool:
