@@ -26,7 +26,8 @@ _LOWER, _DIGITS = string.ascii_lowercase, string.digits
 _ALL: Final = string.ascii_letters + _DIGITS
 #: `{h32}` in a shape is 32 characters of the class `h`.
 _CLASSES: Final = {
-    "h": "0123456789abcdef", "H": "0123456789ABCDEF", "g": "abcdefgh0123456789", "d": _DIGITS, "l": string.ascii_letters,
+    "h": "0123456789abcdef", "H": "0123456789ABCDEF", "g": "abcdefgh0123456789", "d": _DIGITS,
+    "l": string.ascii_letters,
     "a": _LOWER + _DIGITS, "A": _ALL, "U": string.ascii_uppercase + _DIGITS, "T": string.ascii_uppercase + "234567",
     "w": _ALL + "_-", "x": _LOWER + _DIGITS + "_-", "b": _ALL + "+/", "q": "QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L",
 }  # fmt: skip

@@ -88,7 +88,8 @@ def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
 
 def _without_secrets(example: Example, counts: Counter[str]) -> Example:
     texts = [example.question, example.answer, example.correction or ""]
-    texts += [message.content for message in example.context] + [tool.output for tool in example.tools]
+    texts += [message.content for message in example.context]
+    texts += [text for tool in example.tools for text in (tool.input, tool.output)]
     texts += example.steps
     cleaned, found = scrub(texts)
     if not found:
@@ -101,7 +102,7 @@ def _without_secrets(example: Example, counts: Counter[str]) -> Example:
             "answer": cleaned[1],
             "correction": None if example.correction is None else cleaned[2],
             "context": tuple(Message(role=message.role, content=next(rest)) for message in example.context),
-            "tools": tuple(ToolUse(name=tool.name, input=tool.input, output=next(rest)) for tool in example.tools),
+            "tools": tuple(ToolUse(name=tool.name, input=next(rest), output=next(rest)) for tool in example.tools),
             "steps": tuple(next(rest) for _ in example.steps),
         }
     )

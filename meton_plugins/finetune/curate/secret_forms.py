@@ -46,7 +46,7 @@ class Form:
 #: Values that only look like a secret: documentation and tests are full of them, and holes in them teach nothing.
 HARMLESS: Final = re.compile(
     r"(?i)^[*.x_-]{4,}|x{6}|\*{4}|\.{3}|example|change_?me|placeholder|dummy|redacted|your[-_ ]|0123456789|1234567890"
-    r"|abcdefgh|^my[-_ ]?(?:secret|token|key|password)"
+    r"|abcdefgh|^passw(?:or)?d\d{0,3}$|^my[-_ ]?(?:secret|token|key|password)"
 )
 
 _END: Final = r"(?![A-Za-z0-9])"
@@ -66,7 +66,7 @@ _PREFIXED: Final = (
     ),
     ("GITLAB_TOKEN", "GR1348941", r"[\w-]{20}"),
     ("API_KEY", "sk-ant-", r"[\w-]{20,200}"),
-    ("API_KEY", "sk-", r"(?=[\w-]{0,60}\d)(?:[a-z0-9]{2,10}-)?[A-Za-z0-9_-]{20,220}"),
+    ("API_KEY", "sk-", r"(?!ecdsa-|ssh-|learn)(?=[\w-]{0,60}\d)(?:[a-z0-9]{2,10}-)?[A-Za-z0-9_-]{20,220}"),
     ("API_KEY", "hf_ api_org_", r"[A-Za-z0-9]{30,60}"),
     ("API_KEY", "AIza", r"[\w-]{35}(?![\w-])"),
     ("API_KEY", "GOCSPX-", r"[\w-]{28}(?![\w-])"),
@@ -155,6 +155,12 @@ _AT: Final = (
     r"(?!(?:png|jpe?g|svg|gif|webp|css|js|py|test|example|invalid|localhost|local)\b)[A-Za-z]{2,24}(?![\w-])"
 )
 
+#: A user's folder, with letters as JSON may escape them; not the names that stand for any user, or for none.
+_USER: Final = (
+    r"(?!(?i:user(?:name)?|you|me|foo|bar|name|your-?_?name|someone|runner|shared|public)\b)"
+    r"\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}"
+)
+
 #: In order: the first that matches a stretch of text has it, so the typed ones come before the general ones.
 _SPECIAL: Final = (
     Form(
@@ -185,7 +191,13 @@ _SPECIAL: Final = (
     Form("WEBHOOK", "webhook.office.com/", r"[^/\s]{1,40}/webhookb2/(?P<value>[\w@/-]{40,300})"),
     Form("WEBHOOK", "discord.com/api/webhooks/", r"[^?#\s]{1,26}?/(?P<value>\d{15,22}/[\w-]{40,100})"),
     Form("WEBHOOK", "discordapp.com/api/webhooks/", r"[^?#\s]{1,30}?/(?P<value>\d{15,22}/[\w-]{40,100})"),
-    Form("CREDENTIALS", "://", rf"://(?P<value>{_PART}{{0,100}}:{_PART}{{1,200}})@[\w\[]", bare=True, open=True),
+    Form(
+        "CREDENTIALS",
+        "://",
+        rf"://(?P<value>{_PART}{{0,100}}:{_PART}{{1,200}})@(?!(?:[\w-]{{1,63}}\.){{0,4}}example\.)[\w\[]",
+        bare=True,
+        open=True,
+    ),
     Form(
         "CREDENTIALS",
         "curl",
@@ -201,14 +213,27 @@ _SPECIAL: Final = (
         folded=True,
         open=True,
     ),
-    Form("BEARER", "bearer", r"bearer\s{1,3}(?P<value>(?=[A-Za-z.~+/=_-]{0,60}\d)[\w.~+/-]{20,4000}={0,2})", folded=True, open=True),
-    Form("SESSION", "session", r"session(?:_?id)?\\?[\"']?\s?[=:]\s?\\?[\"']?(?P<value>(?=[a-z]{0,30}\d)[a-z0-9]{26,128})",
-         bare=True, folded=True, open=True),
+    Form(
+        "BEARER",
+        "bearer",
+        r"bearer\s{1,3}(?P<value>(?=[A-Za-z.~+/=_-]{0,60}\d)[\w.~+/-]{20,4000}={0,2})",
+        folded=True,
+        open=True,
+    ),
+    Form(
+        "SESSION",
+        "session",
+        r"session(?:_?id)?\\?[\"']?\s?[=:]\s?\\?[\"']?(?P<value>(?=[a-z]{0,30}\d)[a-z0-9]{26,128})",
+        bare=True,
+        folded=True,
+        open=True,
+    ),
     # What a Kubernetes manifest holds, which is only coded, not enciphered.
     Form(
         "SECRET",
         "kind: secret",
-        r"kind: secret\b[\s\S]{0,400}?(?:\b|\\n)data:(?:(?:\s|\\n){1,9}[\w.-]{1,60}: [^\s\\]{1,9}){0,9}(?:\s|\\n){1,9}[\w.-]{1,60}:"
+        r"kind: secret\b[\s\S]{0,400}?(?:\b|\\n)data:"
+        r"(?:(?:\s|\\n){1,9}[\w.-]{1,60}: [^\s\\]{1,9}){0,9}(?:\s|\\n){1,9}[\w.-]{1,60}:"
         r"\s?\\?[\"']?(?P<value>[A-Za-z0-9+/]{10,4000}={0,2})",
         bare=True,
         folded=True,
@@ -223,24 +248,17 @@ _SPECIAL: Final = (
         bare=True,
         open=True,
     ),
+    Form("HOME", "/home/", rf"(?<![\w.~])/home/{_USER}", bare=True, open=True),
+    Form("HOME", "/Users/", rf"(?<![\w.~])/Users/{_USER}", bare=True, open=True),
     Form(
         "HOME",
-        "/home/",
-        r"(?<![\w.~])/home/(?!(?:user(?:name)?|you|me|foo|bar|name|your-?_?name|someone|runner)\b)"
-        r"\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}",
+        ":\\",
+        rf"(?<!\w)[A-Za-z]:\\{{1,4}}Users\\{{1,4}}{_USER}",
+        back=1,
+        ahead=r":\\{1,4}Users\\",
         bare=True,
         open=True,
     ),
-    Form(
-        "HOME",
-        "/Users/",
-        r"(?<![\w.~])/Users/(?!(?:user(?:name)?|you|me|foo|bar|name|your-?_?name|someone|runner|Shared)\b)"
-        r"\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}",
-        bare=True,
-        open=True,
-    ),
-    Form("HOME", "\\Users\\", r"(?<!\w)[A-Za-z]:\\{1,2}Users\\{1,2}(?!(?:user(?:name)?|you|me|Public)\b)\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}",
-         back=3, bare=True, open=True),
 )  # fmt: skip
 
 

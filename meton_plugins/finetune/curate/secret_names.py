@@ -1,7 +1,7 @@
 """Secrets that are known by the name before them: `api_key = "..."`, `the token is ...`.
 
-A name alone proves little: `key` and `token` are everywhere in code. So the value must look as if a machine had made it;
-only what is called a password may also be a person's invention.
+A name alone proves little: `key` and `token` are everywhere in code. So the value must look as if a machine had made
+it; only what is called a password may also be a person's invention.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _REFERENCE: Final = re.compile(
 _ARGUMENT: Final = re.compile(r"\(\\?[\"'][\w.-]{0,40}$")
 _DIGEST: Final = re.compile(r"(?i)sha\d|md5|hash|digest|checksum|finger|blob")
 _CHANGES: Final = re.compile(r"(?<=[A-Za-z])\d|(?<=\d)[A-Za-z]")
+_NUMBERS: Final = re.compile(r"\d+")
+_WORDS: Final = re.compile(r"[A-Z][a-z]{2,}")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9]{10,}")
 
 
@@ -78,7 +80,10 @@ def _end(text: str, found: re.Match[str], group: str, kind: str) -> int:
             return 0
     elif operator == "," and not found["closed"]:
         return 0
-    fits = (group == "quoted" or _invented(value)) if kind == "PASSWORD" else made_by_machine(value)
+    if kind == "PASSWORD" and operator != ",":
+        fits = group == "quoted" or _invented(value)
+    else:
+        fits = made_by_machine(value)
     return end if fits and not HARMLESS.search(value) and not _REFERENCE.match(value) else 0
 
 
@@ -98,4 +103,12 @@ def made_by_machine(value: str) -> bool:
     changes = len(_CHANGES.findall(value))
     if len(value) >= 20 and changes >= len(value) * 0.2:
         return True
-    return any(len(_CHANGES.findall(segment)) >= 2 + (len(segment) > 24) for segment in _SEGMENT.findall(value))
+    return any(
+        len(_CHANGES.findall(segment)) >= 2 + (len(segment) > 24) and not _is_class(segment)
+        for segment in _SEGMENT.findall(value)
+    )
+
+
+def _is_class(segment: str) -> bool:
+    """Whether it reads like the name of a class with a number in it."""
+    return len(_NUMBERS.findall(segment)) == 1 and 2 * sum(map(len, _WORDS.findall(segment))) >= len(segment)

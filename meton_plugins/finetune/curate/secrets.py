@@ -19,7 +19,7 @@ from .secret_names import find_named, made_by_machine
 
 __all__ = ["KINDS", "placeholder_share", "scrub"]
 
-KINDS: Final = (*dict.fromkeys(form.kind for form in FORMS), "SECRET", "PASSWORD")
+KINDS: Final = tuple(dict.fromkeys([*(form.kind for form in FORMS), "SECRET", "PASSWORD"]))
 
 _PLACEHOLDER: Final = re.compile(rf"<({'|'.join(KINDS)})_(\d+)>")
 _FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -37,7 +37,8 @@ _SELF_EVIDENT: Final = ("EMAIL", "HOME")
 #: Kinds whose values documentation invents.
 _INVENTED: Final = ("CREDENTIALS", "BEARER", "AWS_KEY", "STRIPE_KEY")
 _INVENTED_LOGIN: Final = re.compile(
-    r"(?i)[^:]*:(?:pass(?:word|wd)?|pw|pwd|secret|token|port|[a-z]|\*+|user|xxx+|foo|bar|test|hunter2)\d?$|[^:]*:$|\d+:\d+$"
+    r"(?i)(?:[^:]*:(?:(?:my|some|the)?(?:pass(?:word|wd)?|pw|pwd|secret|token)|port|[a-z]|\*+|xxx+|tiger|%[sdr])\d?"
+    r"|(\w+):\1|[^:]*:|\d+:\d+)$"
 )
 
 #: Start, end and kind of a secret in a text.
