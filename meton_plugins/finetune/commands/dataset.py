@@ -12,6 +12,7 @@ from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
 from . import ratings
 from .edge import guarded, note, show_json
+from .exporting import export
 from .harvesting import harvest, take
 from .options import HelpWanted, Parser, flags_of, settings_from, split
 
@@ -224,6 +225,7 @@ VERBS: Final = {
     "stats": "how the library stands",
     "build": "freeze rated examples as a dataset",
     "versions": "the datasets built so far",
+    "export": "chats for somebody else, names replaced if you want",
 }
 
 #: The words that mean the chat's last answer where no other is named.
@@ -236,4 +238,5 @@ WORK: Final[dict[str, Work]] = {
     "stats": _stats,
     "build": _build,
     "versions": _versions,
+    "export": export,
 }

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import string
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from .secret_forms import FORMS, HARMLESS, Form
 from .secret_names import find_named, made_by_machine
+from .spans import Hit, Taken, begins, unescaped
 
 __all__ = ["KINDS", "placeholder_share", "scrub"]
 
@@ -40,9 +40,6 @@ _INVENTED_LOGIN: Final = re.compile(
     r"(?i)(?:[^:]*:(?:(?:my|some|the)?(?:pass(?:word|wd)?|pw|pwd|secret|token)|port|[a-z]|\*+|xxx+|tiger|%[sdr])\d?"
     r"|(\w+):\1|[^:]*:|\d+:\d+)$"
 )
-
-#: Start, end and kind of a secret in a text.
-_Hit = tuple[int, int, str]
 
 
 def scrub(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
@@ -84,7 +81,7 @@ def placeholder_share(text: str) -> float:
     return length / max(1, len(text.strip()))
 
 
-def _hits(text: str) -> list[_Hit]:
+def _hits(text: str) -> list[Hit]:
     """Every secret of a text, in order, none in another."""
     folded = text.lower()
     if len(folded) != len(text):  # a letter of Turkish grows: places would no longer be the same
@@ -95,28 +92,13 @@ def _hits(text: str) -> list[_Hit]:
     forms = [form for form in _OPEN if form.literal in (folded if form.folded else text)]
     if suspects:
         forms = [form for form in _IN_WORDS if form.literal in suspects] + forms
-    taken = _Taken()
+    taken = Taken()
     for form in forms:
         for start, end in _found(form, text, folded if form.folded else text):
-            taken.add(*_unescaped(text, start, end), form.kind)
+            taken.add(*unescaped(text, start, end), form.kind)
     for start, end, kind in find_named(text, folded):
-        taken.add(*_unescaped(text, start, end), kind)
+        taken.add(*unescaped(text, start, end), kind)
     return taken.hits
-
-
-class _Taken:
-    """Stretches that do not overlap: who comes first has it."""
-
-    def __init__(self, hits: Sequence[_Hit] = ()) -> None:
-        self.hits: list[_Hit] = list(hits)
-
-    def add(self, start: int, end: int, kind: str) -> None:
-        place = bisect_left(self.hits, (start, end, kind))
-        if start >= end or (place and self.hits[place - 1][1] > start):
-            return
-        if place < len(self.hits) and self.hits[place][0] < end:
-            return
-        self.hits.insert(place, (start, end, kind))
 
 
 def _found(form: Form, text: str, where: str) -> Iterator[tuple[int, int]]:
@@ -131,22 +113,12 @@ def _found(form: Form, text: str, where: str) -> Iterator[tuple[int, int]]:
             # In clean text most of these literals stand alone: an operator, a decorator.
             if at > done and where[at - 1].isalnum() and form.follows.match(text, at):
                 match = regex.search(text, max(done, at - form.back), after + 400)
-        elif form.bare or _begins(where, at):
+        elif form.bare or begins(where, at):
             match = regex.match(text, at)
         if match and not _harmless(form.kind, match[group]):
             yield match.span(group)
             done = after = max(after, match.end())
         at = where.find(literal, after)
-
-
-def _begins(text: str, at: int) -> bool:
-    """Whether a word begins at `at`; the n of an escaped newline is no part of one."""
-    if not at:
-        return True
-    before = text[at - 1]
-    if before.isalnum() or before == "_":
-        return before in "nrt" and at > 1 and text[at - 2] == "\\"
-    return True
 
 
 def _harmless(kind: str, value: str) -> bool:
@@ -155,24 +127,7 @@ def _harmless(kind: str, value: str) -> bool:
     return bool(HARMLESS.search(value)) or (kind == "CREDENTIALS" and bool(_INVENTED_LOGIN.match(value)))
 
 
-def _unescaped(text: str, start: int, end: int) -> tuple[int, int]:
-    """The stretch without the half of an escape at its ends: JSON would break where it is cut through."""
-    if _escaped(text, start):
-        start += 5 if text[start] == "u" else 1
-    if _escaped(text, end):
-        end -= 1
-    return start, end
-
-
-def _escaped(text: str, at: int) -> bool:
-    """Whether the character at `at` belongs to a backslash before it."""
-    count = at
-    while count and text[count - 1] == "\\":
-        count -= 1
-    return (at - count) % 2 == 1 and at < len(text) and text[at] in 'nrtbfu"\\/'
-
-
-def _spread(texts: Sequence[str], hits: list[list[_Hit]]) -> None:
+def _spread(texts: Sequence[str], hits: list[list[Hit]]) -> None:
     """Add what is the same as a found value, where nothing beside it says so."""
     values: dict[str, str] = {}
     for text, found in zip(texts, hits, strict=True):
@@ -184,8 +139,8 @@ def _spread(texts: Sequence[str], hits: list[list[_Hit]]) -> None:
             at = text.find(value)
             while at >= 0:
                 end = at + len(value)
-                if _begins(text, at) and not text[end : end + 1].isalnum():
-                    taken = _Taken(hits[number])
+                if begins(text, at) and not text[end : end + 1].isalnum():
+                    taken = Taken(hits[number])
                     taken.add(at, end, kind)
                     hits[number] = taken.hits
                 at = text.find(value, end)
