@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pieces", type=int, default=30_000)
     parser.add_argument("--packages", type=Path, nargs="*")
-    parser.add_argument("--half", choices=("tune", "measure"))
+    parser.add_argument("--half", choices=("tune", "measure"), default="measure")
     parser.add_argument("--show")
     parser.add_argument("--write", action="store_true", help="merge the figures into bench/results/data.json")
     words = parser.parse_args()

@@ -46,7 +46,10 @@ SECRETS = {
     "sendgrid": ("SG" + "." + "aB3dE5" * 3 + "." + "aB3dE5" * 7, "MAIL_KEY"),
     "telegram": ("123456789" + ":AA" + "b" * 33, "BOT_TOKEN"),
     "jwt": ("eyJ" + "hbGciOiJIUzI1NiJ9" + ".eyJ" + "zdWIiOiIxMjM0In0" + ".c2lnbmF0dXJl", "JWT"),
-    "pem": ("-----BEGIN RSA PRIVATE" + " KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----", "PRIVATE_KEY"),
+    "pem": (
+        "-----BEGIN RSA PRIVATE" + " KEY-----\nMIIEowIBAAKCAQEA\nabc\n-----END RSA PRIVATE KEY-----",
+        "PRIVATE_KEY",
+    ),
     "url": ("postgres://harbor:" + "s3cr3t-pw" + "@db.internal:5432/x", "CREDENTIALS"),
     "assignment": ('password = "' + "tr0ub4dor&3x" + '"', "PASSWORD"),
     "environment": ("HARBOR_SECRET=" + "q9w8e7r6t5y4", "SECRET"),
@@ -68,6 +71,12 @@ def test_secrets_become_placeholders(secret: str, kind: str) -> None:
     assert scrub([first, second]) == ([first, second], {})
 
 
+def test_only_the_value_goes() -> None:
+    value = "q9w8" + "e7r6t5y4"
+    [url], _ = scrub([f"https://host.net/cb?access_token={value}&state=xyz&page=2"])
+    assert url == "https://host.net/cb?access_token=<SECRET_1>&state=xyz&page=2"
+
+
 CLEAN = {
     "decorator": "@pytest.fixture\ndef f(): ...",
     "ssh remote": "git clone git@github.com:team/harbor.git",
@@ -80,6 +89,12 @@ CLEAN = {
     "url": "https://docs.python.org/3/library/re.html#re.sub",
     "address": "http://127.0.0.1:11434/api/generate",
     "maths": "a @ b.T and x@y",
+    "markers": 'MARKS = ("-----BEGIN PRIVATE' + ' KEY-----", "-----END PRIVATE' + ' KEY-----")',
+    "public key": 'publicKeyToken="1fc8b3b9a1e18e3b"',
+    "digest": '{"key_sha256": "d306cf01314d51bd37892d874308200951a35265ede54d200f1e065004c3e9ea"}',
+    "a login of the documents": "postgresql://scott:tiger@localhost/test and amqp://guest:guest@mq",
+    "a type": "key: PKCS12PrivateKeyTypes | None,",
+    "a model": "model_key = text-embedding-3-small",
     "home word": "see ~/home/readme and the /home page",
 }
 

@@ -147,7 +147,7 @@ _PREFIXED: Final = (
 _START: Final = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 _PEM: Final = r"[A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)?-----"
 #: Characters of user names and passwords in addresses.
-_PART: Final = r"""[^\s:/@"'<>{}$\\`]"""
+_PART: Final = r"""[^\s:/@"'<>{}\[\]$\\`]"""
 
 #: The domain of an e-mail address: none that is kept for examples, and no file or version.
 _AT: Final = (
@@ -157,7 +157,7 @@ _AT: Final = (
 
 #: A user's folder, with letters as JSON may escape them; not the names that stand for any user, or for none.
 _USER: Final = (
-    r"(?!(?i:user(?:name)?|you|me|foo|bar|name|your-?_?name|someone|runner|shared|public)\b)"
+    r"(?!(?i:user(?:name)?|you|me|foo|bar|name|your-?_?name|someone|runner|test|shared|public|default|all)\b)"
     r"\w(?:[\w.-]|\\u[0-9a-f]{4}){0,63}"
 )
 
@@ -167,7 +167,9 @@ _SPECIAL: Final = (
         "PRIVATE_KEY",
         "-----BEGIN",
         # Whole, or cut off: then only lines that can be of a key, never the prose behind them.
-        rf"-----BEGIN {_PEM}(?:(?:(?!-----BEGIN)[\s\S]){{1,20000}}?-----END {_PEM}"
+        # Two markers side by side, with nothing of a key between them, are none.
+        rf"-----BEGIN {_PEM}(?=(?:(?!-----END)[\s\S]){{0,400}}?[A-Za-z0-9+/=]{{16}})"
+        rf"(?:(?:(?!-----BEGIN)[\s\S]){{1,20000}}?-----END {_PEM}"
         r"|(?:(?:\s|\\[nr]){1,4}[A-Za-z0-9+/=]{16,200}){1,400})",
         bare=True,
         open=True,

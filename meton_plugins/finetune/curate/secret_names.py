@@ -25,7 +25,7 @@ _VALUE: Final = re.compile(
     r"(?P<operator>\s{0,4}(?::\s?(?:str|string|String|SecretStr)\s?=|\sstring\s?=|:{0,3}=|=>|[?.+|]=|[:>,=])\s{0,12}"
     r"|\svalue\s?=\s?|\s(?:is|was|to)\s{1,3})"
     r"(?:(?P<quote>[bfr]?\\?[\"'`])(?P<quoted>(?:[^\s\"'`\\<>]|\\[^nrtu\s]){6,200}?)(?P=quote)"
-    r"|(?P<bare>[\w+/.~!@#^&*?-]{8,300}={0,2}))"
+    r"|(?P<bare>[\w+/.~!@^*-]{8,300}={0,2}))"
 )
 _IDS: Final = re.compile(r"(?i)client[_ -]?id|api[_ -]?(?:id|key|token)|access[_ -]?id|access[_ -]?key")
 #: A reference, a call, a template, a file or plain words: no value.
@@ -33,6 +33,7 @@ _REFERENCE: Final = re.compile(
     r"(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*\W?$|[A-Za-z]+(?:[_-][A-Za-z]+)*$|\$[A-Za-z_{(]|.*(?:\$\{|\{\w*\}|%\(|%[sdr\d])|[/.]{1,2}\w"
 )
 _ARGUMENT: Final = re.compile(r"\(\\?[\"'][\w.-]{0,40}$")
+_OPEN_KEY: Final = re.compile(r"(?i)(?:public.{0,5}|websocket-)$")
 _DIGEST: Final = re.compile(r"(?i)sha\d|md5|hash|digest|checksum|finger|blob")
 _CHANGES: Final = re.compile(r"(?<=[A-Za-z])\d|(?<=\d)[A-Za-z]")
 _NUMBERS: Final = re.compile(r"\d+")
@@ -62,7 +63,8 @@ def _named(text: str, at: int, found: re.Match[str]) -> bool:
     before = text[max(0, at - 40) : at]
     if found["operator"].strip() == "," and not _ARGUMENT.search(before):
         return False  # two words of a list
-    return "public" not in before[-12:].lower() and not _DIGEST.search(found["rest"])
+    # A WebSocket's key is sent in the open, and is another each time.
+    return not _OPEN_KEY.search(before) and not _DIGEST.search(found["rest"])
 
 
 def _end(text: str, found: re.Match[str], group: str, kind: str) -> int:
