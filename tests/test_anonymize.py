@@ -58,6 +58,7 @@ KEPT = [
     "version 1.2.3 of 2026-03-02T10:20:30, at 12:30:45, 0.0.0.0 and ::1, 203.0.113.9",
     "/home/user/x, /Users/you, root@server:~# ls, git@github.com:team/x.git",
     "you@example.com, a @ b.T, @pytest.fixture, std::vector, a[1:2:3]",
+    "local = threading.local(); self.nav.home; a[1::2], x[::3], wiki.internal.search(), 123:2:3",
     "1234567890 items, 555-1234, 3.141592653589793, id 20260302-090000",
     "x = '<EMAIL_1>' + '<HOME_2>'",
 ]

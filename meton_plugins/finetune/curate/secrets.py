@@ -11,6 +11,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from .secret_forms import FORMS, HARMLESS, Form
@@ -31,6 +32,9 @@ _RUN: Final = re.compile(r"[A-Za-z0-9_-]{16}")
 _MADE: Final = re.compile(r"\d|[A-Za-z]{30}")
 _IN_WORDS: Final = tuple(form for form in FORMS if not form.open)
 _OPEN: Final = tuple(form for form in FORMS if form.open)
+
+#: A chat about a dump of thousands of keys would be searched for each of them.
+MOST_SPREAD: Final = 500
 
 #: These are found wherever they stand; a value of another kind is sought again where nothing names it.
 _SELF_EVIDENT: Final = ("EMAIL", "HOME")
@@ -134,7 +138,7 @@ def _spread(texts: Sequence[str], hits: list[list[Hit]]) -> None:
         for start, end, kind in found:
             if kind not in _SELF_EVIDENT and made_by_machine(text[start:end]):
                 values.setdefault(text[start:end], kind)
-    for value, kind in values.items():
+    for value, kind in islice(values.items(), MOST_SPREAD):
         for number, text in enumerate(texts):
             at = text.find(value)
             while at >= 0:
