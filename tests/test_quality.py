@@ -90,11 +90,13 @@ def test_the_users_rating_outweighs_every_combination() -> None:
 
 @pytest.mark.parametrize("score", [1, 3, 5])
 def test_a_correction_counts_for_itself(score: int) -> None:
-    bad = combined((True, False, True, True, False, True))
+    bad = combined((True, False, True, True, False, False))
     alone = judge(example(**bad, score=score))
     own = judge(example(**{**bad, "answer": "old", "correction": bad["answer"]}, score=score))
     assert own.parts["correction"] == 1.0
     assert own.score > alone.score
+    tools = judge(example(correction="My own words.", tools=FAILED, score=score))
+    assert tools.parts["tools"] == 1.0, "what a tool said is no part of the user's words"
 
 
 def test_good_code_is_not_blamed() -> None:

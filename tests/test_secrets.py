@@ -232,11 +232,12 @@ def test_json_stays_json(seed: int) -> None:
         json.loads(said.split("ACTION_INPUT: ")[1].split("\nANSWER")[0])
 
 
-def test_a_number_that_is_no_text_stays_json() -> None:
-    value = "q9w8" + "e7r6t5y4"
-    texts = [f'{{"a": "{value}", "b": [1, "{value}"]}}', f"password={value}"]
-    [first, _], _ = scrub(texts)
-    assert json.loads(first) == {"a": "<PASSWORD_1>", "b": [1, "<PASSWORD_1>"]}
+def test_a_number_that_is_a_secret_elsewhere_stays_json() -> None:
+    value = "4820193" + "756102938"
+    texts = [f'{{"a": {value}, "b": [1, "{value} x"]}}', f"client_id = '{value}'", f"[{value}"]
+    [first, _, third], _ = scrub(texts)
+    assert json.loads(first) == {"a": "<SECRET_1>", "b": [1, "<SECRET_1> x"]}
+    assert third == "[<SECRET_1>"
 
 
 def test_home_folders_in_tool_inputs() -> None:
