@@ -16,7 +16,6 @@ from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import build, dataset
 from meton_plugins.finetune.curate.duplicates import fold, key, unique
 from meton_plugins.finetune.curate.quality import judge, least
-from meton_plugins.finetune.curate.secrets import placeholder_share, scrub
 from meton_plugins.finetune.curate.sources import Source
 from meton_plugins.finetune.curate.split import assign, target
 from meton_plugins.finetune.errors import DataError, NotFound, UsageError
@@ -34,105 +33,6 @@ def example(name: str = "e1", session: str = "s1", **more: Any) -> Example:
 
 def sessions(count: int, each: int = 1, **more: Any) -> list[Example]:
     return [example(f"e{s}x{n}", f"s{s}", **more) for s in range(count) for n in range(each)]
-
-
-# Built in parts, so that no scanner takes this file for a leak.
-SECRETS = {
-    "aws": ("AKIA" + "QZ7NVK3MRB5TYWXC", "AWS_KEY"),
-    "github": ("ghp" + "_" + "aB3dE5" * 6, "GITHUB_TOKEN"),
-    "github-fine": ("github" + "_pat_" + "11AB" * 8, "GITHUB_TOKEN"),
-    "gitlab": ("glpat" + "-" + "x1Y2z3" * 4, "GITLAB_TOKEN"),
-    "openai": ("sk" + "-proj-" + "aB3dE5" * 7, "API_KEY"),
-    "anthropic": ("sk" + "-ant-api03-" + "aB3dE5" * 7, "API_KEY"),
-    "hugging-face": ("hf" + "_" + "aBcDeF" * 6, "API_KEY"),
-    "google": ("AIza" + "Sy3" * 11 + "ab", "API_KEY"),
-    "slack": ("xoxb" + "-123456789012-abcDEF123", "SLACK_TOKEN"),
-    "stripe": ("sk" + "_live_" + "4eC39HqLyjWDarjtT1", "STRIPE_KEY"),
-    "npm": ("npm" + "_" + "aB3dE5" * 6, "PACKAGE_TOKEN"),
-    "sendgrid": ("SG" + "." + "aB3dE5" * 3 + "." + "aB3dE5" * 7, "MAIL_KEY"),
-    "telegram": ("123456789" + ":AA" + "b" * 33, "BOT_TOKEN"),
-    "jwt": ("eyJ" + "hbGciOiJIUzI1NiJ9" + ".eyJ" + "zdWIiOiIxMjM0In0" + ".c2lnbmF0dXJl", "JWT"),
-    "pem": ("-----BEGIN RSA PRIVATE" + " KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----", "PRIVATE_KEY"),
-    "url": ("postgres://harbor:" + "s3cr3t-pw" + "@db.internal:5432/x", "CREDENTIALS"),
-    "assignment": ('password = "' + "tr0ub4dor&3x" + '"', "PASSWORD"),
-    "environment": ("HARBOR_SECRET=" + "q9w8e7r6t5y4", "PASSWORD"),
-    "e-mail": ("mira.k" + "@" + "harbor-team.net", "EMAIL"),
-    "home": ("/home/" + "mira/work", "HOME"),
-    "windows": ("C:\\Users\\" + "Mira\\work", "HOME"),
-}
-
-
-@pytest.mark.parametrize(("secret", "kind"), SECRETS.values(), ids=SECRETS)
-def test_secrets_become_placeholders(secret: str, kind: str) -> None:
-    before = f"Take this:\n{secret}\nand go."
-    [first, second], counts = scrub([before, f"again\n{secret}\n"])
-    assert counts == {kind: 1}
-    assert f"<{kind}_1>" in first
-    assert f"<{kind}_1>" in second
-    assert first.startswith("Take this:\n")
-    assert first.endswith("\nand go.")
-    assert scrub([first, second]) == ([first, second], {})
-
-
-CLEAN = {
-    "decorator": "@pytest.fixture\ndef f(): ...",
-    "ssh remote": "git clone git@github.com:team/harbor.git",
-    "environment read": 'token = os.environ["HARBOR_TOKEN"]',
-    "tokenizer": 'tokenizer = "bert-base-uncased-v2"',
-    "placeholder": 'api_key = "your-api-key-here"',
-    "call": "password = get_password(user)",
-    "sha": "commit 3f786850e387550fdab836ed7e6dc881de23001b",
-    "uuid": "5e551011-0000-4000-8000-000000000000",
-    "url": "https://docs.python.org/3/library/re.html#re.sub",
-    "address": "http://127.0.0.1:11434/api/generate",
-    "maths": "a @ b.T and x@y",
-    "home word": "see ~/home/readme and the /home page",
-}
-
-
-@pytest.mark.parametrize("text", CLEAN.values(), ids=CLEAN)
-def test_clean_text_is_left_alone(text: str) -> None:
-    assert scrub([text]) == ([text], {})
-
-
-def test_numbers_go_on_after_those_in_the_text() -> None:
-    [text], counts = scrub(["<EMAIL_3> wrote to " + "mira" + "@" + "harbor-team.net"])
-    assert text == "<EMAIL_3> wrote to <EMAIL_4>"
-    assert counts == {"EMAIL": 1}
-    assert placeholder_share("<EMAIL_3>") == 1.0
-    assert placeholder_share("no secret") == 0.0
-
-
-BAD_ANSWERS = {
-    "code": "Here it is:\n```python\ndef f(:\n    pass\n```",
-    "code in json": 'Here it is, as you wanted:\n```json\n{"a": }\n```',
-    "refusal": "I'm sorry, but I cannot help with that request.",
-    "repetition": "the same words again and " * 20,
-    "truncation": "Here is the code that you want:\n```text\nhello",
-    "length": "Yes.",
-}
-
-
-@pytest.mark.parametrize(("name", "answer"), BAD_ANSWERS.items(), ids=BAD_ANSWERS)
-def test_quality_says_what_is_wrong(name: str, answer: str) -> None:
-    part = name.split()[0]
-    quality = judge(example(answer=answer))
-    assert quality.parts[part] < 1
-    assert quality.reasons[part]
-    assert quality.score < judge(example()).score == 1.0
-
-
-@pytest.mark.parametrize("score", [1, 2, 4, 5])
-@pytest.mark.parametrize("answer", [*BAD_ANSWERS.values(), "A long and good answer."])
-def test_the_users_rating_outweighs_the_rest(score: int, answer: str) -> None:
-    quality = judge(example(answer=answer, score=score))
-    assert (quality.score >= BuildSettings().quality_threshold) == (score >= 4)
-    assert "rating" in quality.parts
-
-
-def test_good_code_is_not_blamed() -> None:
-    answer = "```python\n    if x:\n        return 1\n```\n\n```py\n>>> f(1)\n2\n```\n\n```json\n[1]\n```"
-    assert judge(example(answer=answer)).parts["code"] == 1.0
 
 
 def test_duplicates_are_equal_but_for_case_width_and_space() -> None:

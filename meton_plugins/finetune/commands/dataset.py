@@ -10,6 +10,7 @@ from ..errors import UsageError
 from . import looking, ratings
 from .building import build
 from .edge import guarded
+from .exporting import export
 from .harvesting import harvest
 from .importing import bring
 from .options import HelpWanted
@@ -74,6 +75,7 @@ VERBS: Final = {
     "build": "freeze rated examples as a dataset",
     "versions": "the datasets built so far",
     "diff": "what differs between two datasets",
+    "export": "chats for somebody else, names replaced if you want",
 }
 
 #: The words that mean the chat's last answer where no other is named.
@@ -89,4 +91,5 @@ WORK: Final[dict[str, Work]] = {
     "build": build,
     "versions": looking.versions,
     "diff": looking.diff,
+    "export": export,
 }

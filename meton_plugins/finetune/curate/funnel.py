@@ -134,7 +134,8 @@ def _weak(example: Example, settings: BuildSettings) -> str | None:
 def _without_secrets(example: Example, counts: Counter[str], clean: set[str]) -> Example:
     """`example` without secrets; `clean` is filled with texts that hold none."""
     texts = [example.question, example.answer, example.correction or ""]
-    texts += [message.content for message in example.context] + [tool.output for tool in example.tools]
+    texts += [message.content for message in example.context]
+    texts += [text for tool in example.tools for text in (tool.input, tool.output)]
     texts += example.steps
     # What is said in one turn is context of the next ones: most texts come several times.
     new = [text for text in dict.fromkeys(texts) if text not in clean]
@@ -152,7 +153,7 @@ def _without_secrets(example: Example, counts: Counter[str], clean: set[str]) ->
             "answer": cleaned[1],
             "correction": None if example.correction is None else cleaned[2],
             "context": tuple(Message(role=message.role, content=next(rest)) for message in example.context),
-            "tools": tuple(ToolUse(name=tool.name, input=tool.input, output=next(rest)) for tool in example.tools),
+            "tools": tuple(ToolUse(name=tool.name, input=next(rest), output=next(rest)) for tool in example.tools),
             "steps": tuple(next(rest) for _ in example.steps),
         }
     )

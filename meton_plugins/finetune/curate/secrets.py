@@ -1,143 +1,81 @@
 """Secrets and personal data in texts, replaced by typed placeholders. Best effort: patterns, no proof.
 
-Each pattern stands behind a literal that must be in the text first, so that clean text costs a few substring searches.
-Values are never logged and never leave this module.
+Each pattern stands behind a literal, and is tried only where that literal stands, so clean text costs some substring
+searches. Values are never logged and never leave this module.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import string
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from .secret_forms import FORMS, HARMLESS, Form
+from .secret_names import find_named, made_by_machine
+from .spans import Hit, Taken, begins, unescaped
 
 __all__ = ["KINDS", "placeholder_share", "scrub"]
 
-
-@dataclass(frozen=True)
-class _Pattern:
-    """`literals`: one of them is in any text that matches. The group `value`, else the whole match, is the secret."""
-
-    kind: str
-    literals: tuple[str, ...]
-    regex: re.Pattern[str]
-    folded: bool = False
-
-
-def _pattern(kind: str, literals: str, regex: str, *, folded: bool = False) -> _Pattern:
-    return _Pattern(kind, tuple(literals.split()), re.compile(regex, re.IGNORECASE if folded else 0), folded)
-
-
-#: A word of key = value whose value is a secret.
-_SECRET_WORDS: Final = (
-    r"api[_-]?key|apikey|secret[_-]?key|client[_-]?secret|access[_-]?token|auth[_-]?token|private[_-]?key|passwd|"
-    r"password|secret|token"
-)
-
-#: In order: the first that matches a stretch of text has it, so the typed ones come before the general ones.
-PATTERNS: Final = (
-    _pattern(
-        "PRIVATE_KEY",
-        "-----BEGIN",
-        r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----[\s\S]{0,20000}?"
-        r"(?:-----END (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----|\Z)",
-    ),
-    _pattern("AWS_KEY", "AKIA ASIA ABIA ACCA", r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b"),
-    _pattern(
-        "AWS_SECRET",
-        "aws",
-        r"aws[\w-]{0,20}(?:secret|key)[\w-]{0,20}[\"']?\s{0,3}[:=]{1,2}\s{0,3}[\"']?(?P<value>[A-Za-z0-9/+]{40})(?![\w/+])",
-        folded=True,
-    ),
-    _pattern("GITHUB_TOKEN", "ghp_ gho_ ghu_ ghs_ ghr_", r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
-    _pattern("GITHUB_TOKEN", "github_pat_", r"\bgithub_pat_\w{22,255}\b"),
-    _pattern("GITLAB_TOKEN", "glpat-", r"\bglpat-[\w-]{20,64}"),
-    _pattern("API_KEY", "sk-ant-", r"\bsk-ant-[\w-]{20,200}"),
-    _pattern("API_KEY", "sk-", r"\bsk-(?:proj-|svcacct-|admin-|or-v1-)?[A-Za-z0-9_-]{20,200}"),
-    _pattern("API_KEY", "hf_", r"\bhf_[A-Za-z0-9]{30,60}\b"),
-    _pattern("API_KEY", "AIza", r"\bAIza[\w-]{35}(?![\w-])"),
-    _pattern("API_KEY", "GOCSPX-", r"\bGOCSPX-[\w-]{28}(?![\w-])"),
-    _pattern("SLACK_TOKEN", "xoxb- xoxp- xoxa- xoxr- xoxs- xoxe- xapp-", r"\bx(?:ox[abeprs]|app)-[A-Za-z0-9-]{10,250}"),
-    _pattern(
-        "WEBHOOK",
-        "hooks.slack.com/",
-        r"https://hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9+/_-]{20,200}",
-    ),
-    _pattern(
-        "STRIPE_KEY",
-        "sk_live_ sk_test_ rk_live_ rk_test_ whsec_",
-        r"\b(?:[sr]k_(?:live|test)|whsec)_[A-Za-z0-9]{10,200}",
-    ),
-    _pattern("PACKAGE_TOKEN", "npm_", r"\bnpm_[A-Za-z0-9]{36}\b"),
-    _pattern("PACKAGE_TOKEN", "pypi-", r"\bpypi-AgE[\w-]{50,1000}"),
-    _pattern("MAIL_KEY", "SG.", r"\bSG\.[\w-]{16,32}\.[\w-]{32,64}"),
-    _pattern("BOT_TOKEN", ":AA", r"(?<!\d)\d{8,10}:AA[\w-]{33}(?![\w-])"),
-    _pattern("JWT", "eyJ", r"\beyJ[\w-]{8,2000}\.eyJ[\w-]{8,8000}\.[\w-]{8,2000}"),
-    _pattern("CREDENTIALS", "://", r"(?<=://)(?P<value>[^\s:/@\"'<>{}$]{1,100}:[^\s:/@\"'<>{}$]{1,200})(?=@[\w\[])"),
-    _pattern("BEARER", "bearer", r"\bbearer\s+(?P<value>(?=[\w.~+/-]*\d)[\w.~+/-]{20,2000}=*)", folded=True),
-    _pattern(
-        "PASSWORD",
-        "key secret token passw",
-        rf"(?:{_SECRET_WORDS})\d{{0,2}}[\"']?\s{{0,5}}(?::=|=>|[:=])\s{{0,5}}[\"'`](?P<value>[^\s\"'`<>{{}}$%]{{8,200}})[\"'`]",
-        folded=True,
-    ),
-    _pattern(
-        "PASSWORD",
-        "KEY= SECRET= TOKEN= PASSWORD= PASSWD= PWD=",
-        r"(?m)^(?:export )?[A-Z0-9_]*(?:KEY|SECRET|TOKEN|PASSWORD|PASSWD|PWD)="
-        r"(?P<value>(?=\S*[\dA-Z])[^\s\"'`<>(){}$%]{8,200})$",
-    ),
-    _pattern(
-        "EMAIL",
-        "@",
-        r"(?<![\w.+/-])(?!git@|noreply@)[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b",
-    ),
-    _pattern("HOME", "/home/ /Users/", r"(?<![\w.~])/(?:home|Users)/[A-Za-z0-9][\w.-]{0,63}"),
-    _pattern("HOME", "\\Users\\", r"\b[A-Za-z]:\\{1,2}Users\\{1,2}[A-Za-z0-9][\w.-]{0,63}"),
-)
-
-KINDS: Final = tuple(dict.fromkeys(pattern.kind for pattern in PATTERNS))
+KINDS: Final = tuple(dict.fromkeys([*(form.kind for form in FORMS), "SECRET", "PASSWORD"]))
 
 _PLACEHOLDER: Final = re.compile(rf"<({'|'.join(KINDS)})_(\d+)>")
+_FOLD: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
-#: Values that only look like a secret: every document has them, and replacing them would teach nothing but holes.
-_HARMLESS: Final = re.compile(
-    r"(?i)(?:x{4,}|\*{4,}|\.{3,}|your[-_ ]|my[-_ ]?(?:secret|token|key|password)|changeme|placeholder|example|dummy"
-    r"|(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*\b|[A-Za-z]+(?:[_-][A-Za-z]+)*$)"
+#: Most secrets are words at least so long, with a run of letters and digits in them, and hardly a word of clean text
+#: is: one pass over the words spares a search for each of the literals.
+SHORTEST: Final = 18
+_RUN: Final = re.compile(r"[A-Za-z0-9_-]{16}")
+_MADE: Final = re.compile(r"\d|[A-Za-z]{30}")
+_IN_WORDS: Final = tuple(form for form in FORMS if not form.open)
+_OPEN: Final = tuple(form for form in FORMS if form.open)
+
+#: A chat about a dump of thousands of keys would be searched for each of them.
+MOST_SPREAD: Final = 500
+
+#: These are found wherever they stand; a value of another kind is sought again where nothing names it.
+_SELF_EVIDENT: Final = ("EMAIL", "HOME")
+#: Kinds whose values documentation invents.
+_INVENTED: Final = ("CREDENTIALS", "BEARER", "AWS_KEY", "STRIPE_KEY")
+_INVENTED_LOGIN: Final = re.compile(
+    r"(?i)(?:[^:]*:(?:(?:my|some|the)?(?:pass(?:word|wd)?|pw|pwd|secret|token)|port|[a-z]|\*+|xxx+|tiger|%[sdr])\d?"
+    r"|(\w+):\1|[^:]*:|\d+:\d+)$"
 )
 
 
 def scrub(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
     """The texts of one conversation with each secret replaced, and how many distinct ones there were of each kind.
 
-    The same secret gets the same number in all of `texts`; placeholders that are in the texts already keep theirs.
+    The same secret gets the same number in all of `texts`, also where only one of them says what it is; placeholders
+    that are in the texts already keep theirs. A text that is JSON stays JSON.
     """
+    hits = [_hits(text) for text in texts]
+    if not any(hits):
+        return list(texts), {}
     numbers: dict[str, int] = {}
     for text in texts:
-        if "<" in text:
-            for match in _PLACEHOLDER.finditer(text):
-                kind, number = match.group(1), int(match.group(2))
-                numbers[kind] = max(numbers.get(kind, 0), number)
+        for match in _PLACEHOLDER.finditer(text):
+            kind, number = match.group(1), int(match.group(2))
+            numbers[kind] = max(numbers.get(kind, 0), number)
+    _spread(texts, hits)
     seen: dict[tuple[str, str], str] = {}
     counts: Counter[str] = Counter()
-
-    def placeholder(kind: str, value: str) -> str:
-        known = seen.get((kind, value))
-        if known is None:
-            numbers[kind] = numbers.get(kind, 0) + 1
-            counts[kind] += 1
-            known = seen[(kind, value)] = f"<{kind}_{numbers[kind]}>"
-        return known
-
     cleaned = []
-    for text in texts:
-        folded = text.lower()
-        for pattern in PATTERNS:
-            where = folded if pattern.folded else text
-            if any(literal in where for literal in pattern.literals):
-                text = _replace(pattern, text, placeholder)
-        cleaned.append(text)
+    for text, found in zip(texts, hits, strict=True):
+        parts, done = [], 0
+        for start, end, kind in found:
+            value = text[start:end]
+            known = seen.get((kind, value))
+            if known is None:
+                numbers[kind] = numbers.get(kind, 0) + 1
+                counts[kind] += 1
+                known = seen[(kind, value)] = f"<{kind}_{numbers[kind]}>"
+            parts += [text[done:start], known]
+            done = end
+        cleaned.append(_still_json(text, "".join([*parts, text[done:]]), seen) if found else text)
     return cleaned, dict(counts)
 
 
@@ -147,14 +85,94 @@ def placeholder_share(text: str) -> float:
     return length / max(1, len(text.strip()))
 
 
-def _replace(pattern: _Pattern, text: str, placeholder: Callable[[str, str], str]) -> str:
-    def one(match: re.Match[str]) -> str:
-        whole = match.group(0)
-        group = "value" if "value" in pattern.regex.groupindex else 0
-        value = match.group(group)
-        if pattern.kind == "PASSWORD" and _HARMLESS.match(value):
-            return whole
-        start, end = match.start(group) - match.start(), match.end(group) - match.start()
-        return whole[:start] + placeholder(pattern.kind, value) + whole[end:]
+def _hits(text: str) -> list[Hit]:
+    """Every secret of a text, in order, none in another."""
+    folded = text.lower()
+    if len(folded) != len(text):  # a letter of Turkish grows: places would no longer be the same
+        folded = text.translate(_FOLD)
+    suspects = " ".join(
+        [word for word in text.split() if len(word) >= SHORTEST and _RUN.search(word) and _MADE.search(word)]
+    )
+    forms = [form for form in _OPEN if form.literal in (folded if form.folded else text)]
+    if suspects:
+        forms = [form for form in _IN_WORDS if form.literal in suspects] + forms
+    taken = Taken()
+    for form in forms:
+        for start, end in _found(form, text, folded if form.folded else text):
+            taken.add(*unescaped(text, start, end), form.kind)
+    for start, end, kind in find_named(text, folded):
+        taken.add(*unescaped(text, start, end), kind)
+    return taken.hits
 
-    return pattern.regex.sub(one, text)
+
+def _found(form: Form, text: str, where: str) -> Iterator[tuple[int, int]]:
+    literal, regex = form.literal, form.regex
+    group = "value" if "value" in regex.groupindex else 0
+    done = 0
+    at = where.find(literal)
+    while at >= 0:
+        after = at + len(literal)
+        match = None
+        if form.back:
+            # In clean text most of these literals stand alone: an operator, a decorator.
+            if at > done and where[at - 1].isalnum() and form.follows.match(text, at):
+                match = regex.search(text, max(done, at - form.back), after + 400)
+        elif form.bare or begins(where, at):
+            match = regex.match(text, at)
+        if match and not _harmless(form.kind, match[group]):
+            yield match.span(group)
+            done = after = max(after, match.end())
+        at = where.find(literal, after)
+
+
+def _harmless(kind: str, value: str) -> bool:
+    if kind not in _INVENTED:
+        return False
+    return bool(HARMLESS.search(value)) or (kind == "CREDENTIALS" and bool(_INVENTED_LOGIN.match(value)))
+
+
+def _spread(texts: Sequence[str], hits: list[list[Hit]]) -> None:
+    """Add what is the same as a found value, where nothing beside it says so."""
+    values: dict[str, str] = {}
+    for text, found in zip(texts, hits, strict=True):
+        for start, end, kind in found:
+            if kind not in _SELF_EVIDENT and made_by_machine(text[start:end]):
+                values.setdefault(text[start:end], kind)
+    for value, kind in islice(values.items(), MOST_SPREAD):
+        for number, text in enumerate(texts):
+            at = text.find(value)
+            while at >= 0:
+                end = at + len(value)
+                if begins(text, at) and not text[end : end + 1].isalnum():
+                    taken = Taken(hits[number])
+                    taken.add(at, end, kind)
+                    hits[number] = taken.hits
+                at = text.find(value, end)
+
+
+def _still_json(before: str, after: str, seen: dict[tuple[str, str], str]) -> str:
+    """`after`, or where `before` was JSON and it is none, the same document with the strings replaced one by one."""
+    if before.lstrip()[:1] not in ("{", "["):
+        return after
+    try:
+        value = json.loads(before)
+    except (ValueError, RecursionError):
+        return after
+    try:
+        json.loads(after)
+        return after
+    except ValueError:
+        known = {secret: placeholder for (_, secret), placeholder in seen.items()}
+        return json.dumps(_in_strings(value, known), ensure_ascii=False)
+
+
+def _in_strings(value: Any, known: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        for secret, placeholder in known.items():
+            value = value.replace(secret, placeholder)
+        return value
+    if isinstance(value, list):
+        return [_in_strings(each, known) for each in value]
+    if isinstance(value, dict):
+        return {_in_strings(key, known): _in_strings(each, known) for key, each in value.items()}
+    return known.get(json.dumps(value), value)
