@@ -123,6 +123,20 @@ WILD: dict[str, tuple[str, Any, Chat]] = {
             {"id": "1", "function": {"name": "ls", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "1", "content": "a.py"}, {"role": "assistant", "content": "a.py"}]},
         Chat((Said("user", "q"), Said("tool", "a.py", "ls", "{}"), Said("assistant", "a.py")))),
+    "tool-words": ("messages", {"messages": [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [
+            {"id": "1", "function": {"name": "ls", "arguments": "{}"}},
+            {"id": "2", "function": {"name": "cat", "arguments": "a"}}]},
+        {"role": "tool", "tool_call_id": "2", "content": "x"}, {"role": "tool", "tool_call_id": "1", "content": "y"},
+        {"role": "assistant", "content": "z"}]},
+        Chat((Said("user", "q"), Said("tool", "x", "cat", "a"), Said("tool", "y", "ls", "{}"),
+            Said("assistant", "z")))),
+    "function-call": ("messages", {"messages": [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "function_call": {"name": "ls", "arguments": "{}"}},
+        {"role": "function", "name": "ls", "content": "x"}, {"role": "assistant", "content": "a"}]},
+        Chat((Said("user", "q"), Said("tool", "x", "ls", "{}"), Said("assistant", "a")))),
     "weight": ("messages", {"messages": [
         {"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "weight": 0},
         {"role": "user", "content": "p"}, {"role": "assistant", "content": "yes"}]},
