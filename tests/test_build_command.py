@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.models import make_base
-from support.typed import EXAMPLES, Typed
+from support.typed import Typed
 
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import dataset
@@ -22,10 +22,12 @@ from meton_plugins.finetune.formats.chat import BadRecord
 from meton_plugins.finetune.formats.reading import read
 from meton_plugins.finetune.library import Example
 
+EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
+
 
 @pytest.fixture
 def typed(home: Path) -> Typed:
-    return Typed(home)
+    return Typed(home, conversations=EXAMPLES)
 
 
 @pytest.fixture

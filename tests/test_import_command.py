@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support.typed import EXAMPLES, Typed
+from support.typed import Typed
 
 from meton_plugins.finetune.formats.chat import Chat, Said
 from meton_plugins.finetune.formats.writing import write
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.library.records import IMPORTED
 
+EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
 TRAINING = EXAMPLES.parent / "training_data"
 CODE = "```python\ndef first(xs):\n\treturn xs[0]\n\n\n    # indented\n```"
 SECRET = "sk" + "-ant-" + "aB3" * 12
@@ -28,7 +29,7 @@ SECRET = "sk" + "-ant-" + "aB3" * 12
 
 @pytest.fixture
 def typed(home: Path) -> Typed:
-    return Typed(home)
+    return Typed(home, conversations=EXAMPLES)
 
 
 def chat(*texts: str, **more: Any) -> Chat:
@@ -190,7 +191,7 @@ def test_a_folder_of_everything(typed: Typed, tmp_path: Path) -> None:
 def test_conversations_are_what_a_harvest_makes_of_them(typed: Typed, home: Path) -> None:
     typed("harvest")
     harvested = typed.json("list --limit 0")
-    other = Typed(home / "other")
+    other = Typed(home / "other", conversations=EXAMPLES)
     other(f"import {EXAMPLES}")
     imported = other.json("list --limit 0")
     assert [e["id"] for e in imported] == [e["id"] for e in harvested]
