@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.models import make_base
-from support.typed import EXAMPLES, Typed
+from support.typed import Typed
 
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import dataset
@@ -21,11 +21,14 @@ from meton_plugins.finetune.errors import EngineError, FinetuneError, ModelError
 from meton_plugins.finetune.formats.chat import BadRecord
 from meton_plugins.finetune.formats.reading import read
 from meton_plugins.finetune.library import Example
+from meton_plugins.finetune.turn import ToolUse
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
 
 
 @pytest.fixture
 def typed(home: Path) -> Typed:
-    return Typed(home)
+    return Typed(home, conversations=EXAMPLES)
 
 
 @pytest.fixture
@@ -421,3 +424,34 @@ def test_duplicates_may_be_kept(typed: Typed, tmp_path: Path) -> None:
     typed(f"import {tmp_path / 'd'}")
     for flag, kept in (("", 1), ("--deduplicate", 1), ("--no-deduplicate", 5)):
         assert typed.json(f"build --dry-run {flag}")["counts"]["train"] == kept
+
+
+@pytest.mark.parametrize("name", ["messages", "llama"])
+def test_what_was_written_out_in_the_form_comes_back_out_of_it(
+    full: Typed, home: Path, tmp_path: Path, name: str
+) -> None:
+    """So that held-out examples are known again as what they are, and nothing is put into the form twice."""
+    full("/fix My own words for it.")
+    full(f"build --unrated --plain-share 0 --output {tmp_path / 'o'} --format {name}")
+    full(f"build --unrated --output {tmp_path / 'p'} --format preference")
+    other = Typed(home / "other")
+    other(f"import {tmp_path / 'o'} {tmp_path / 'p'}")
+    ours = {(e["question"], e["correction"] or e["answer"]) for e in full.json("list --limit 0")}
+    theirs = other.json("list --limit 0")
+    assert {(e["question"], e["correction"] or e["answer"]) for e in theirs} == ours
+    assert [e["answer"] for e in theirs if e["correction"]] == [
+        e["answer"] for e in full.json("list --limit 0") if e["correction"]
+    ]
+
+
+def test_steps_of_the_agent_are_no_answers(typed: Typed, tmp_path: Path) -> None:
+    asked = form.prompt("How long is a.py?", (), ())
+    step = form.render(form.Step(thought="look", action="read_file", action_input='{"path": "a.py"}'))
+    seen = form.prompt("How long is a.py?", (), (ToolUse(name="read_file", output="x = 1\n- y: 2"), ToolUse(name="ls")))
+    records = [(asked, step), (seen, form.wrap("It has two lines."))]
+    (tmp_path / "d").write_text("".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in records))
+    report = typed.json(f"import {tmp_path / 'd'}")
+    assert report["rejected"] == {"no answer that is to be learned": 1}
+    [found] = typed.json("list --limit 0")
+    assert (found["question"], found["answer"]) == ("How long is a.py?", "It has two lines.")
+    assert found["tools"][0]["name"] == "read_file"

@@ -123,6 +123,20 @@ WILD: dict[str, tuple[str, Any, Chat]] = {
             {"id": "1", "function": {"name": "ls", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "1", "content": "a.py"}, {"role": "assistant", "content": "a.py"}]},
         Chat((Said("user", "q"), Said("tool", "a.py", "ls", "{}"), Said("assistant", "a.py")))),
+    "tool-words": ("messages", {"messages": [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [
+            {"id": "1", "function": {"name": "ls", "arguments": "{}"}},
+            {"id": "2", "function": {"name": "cat", "arguments": "a"}}]},
+        {"role": "tool", "tool_call_id": "2", "content": "x"}, {"role": "tool", "tool_call_id": "1", "content": "y"},
+        {"role": "assistant", "content": "z"}]},
+        Chat((Said("user", "q"), Said("tool", "x", "cat", "a"), Said("tool", "y", "ls", "{}"),
+            Said("assistant", "z")))),
+    "function-call": ("messages", {"messages": [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "function_call": {"name": "ls", "arguments": "{}"}},
+        {"role": "function", "name": "ls", "content": "x"}, {"role": "assistant", "content": "a"}]},
+        Chat((Said("user", "q"), Said("tool", "x", "ls", "{}"), Said("assistant", "a")))),
     "weight": ("messages", {"messages": [
         {"role": "user", "content": "q"}, {"role": "assistant", "content": "no", "weight": 0},
         {"role": "user", "content": "p"}, {"role": "assistant", "content": "yes"}]},
@@ -264,6 +278,10 @@ DAMAGE: dict[str, tuple[str, list[int | tuple[int, str]]]] = {
     "incomplete": ('G\n{"prompt": "q", "completion": "  "}\n{"prompt": 5, "completion": "a"}\n', [
         1, (2, "no answer"), (3, "its messages are no list")]),
     "trailing": ("G trailing\nG,\nG", [1, (1, "not JSON (Expecting value)"), 2, 3]),
+    "brace": ('[\nG,{\nG,\nG\n]', [
+        2, (2, "not JSON (Expecting property name enclosed in double quotes)"), 3, 4]),
+    "before-a-list": ("1e999[\nG\n]\n[G]", [(1, "a record of no known format"), 2, 4]),
+    "zeros": ("G\nG\n" + "\0" * 3000, [1, 2, (3, "not JSON (Expecting value)")]),
     "number": ('G\n{"prompt": ' + "9" * 5000 + "}\nG\n", [1, (2, "not JSON (a number too long)"), 3]),
     "deep": ("G\n" + "[" * 200_000 + "\nG\n", [1, (2, "nested too deeply"), 3]),
     "meton": ('G\n{"session_id": "s", "messages": []}\n', [1, (
@@ -403,3 +421,26 @@ def test_every_format_is_documented_with_an_example(tmp_path: Path) -> None:
 
 def test_every_format_can_be_read_and_written() -> None:
     assert set(CHATS) == set(WRITES)
+
+
+JUNK = (b"{", b"}", b"[", b"]", b'"', b"\\", b"\n", b"\xff", b"\0", b",", b"<s>", b"</s>", b"[INST]", b"[/INST]",
+        b"<|im_end|>", b"<|im_start|>", b"null", b"1e999", b"\xf0\x9f")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("as_list", [False, True], ids=["lines", "list"])
+def test_random_damage_costs_at_most_its_neighbours(tmp_path: Path, name: str, as_list: bool) -> None:
+    """One place of a file is broken: nothing raises, and of twelve records nine or more are as they were."""
+    chats = [fitting(name, chat(f"question {n} é", f"answer {n}\n  code[{n}]")) for n in range(12)]
+    save(tmp_path / "f", chats, name, as_list=as_list)
+    whole = (tmp_path / "f").read_bytes()
+    for seed in range(60):
+        random_ = random.Random(f"{name}{seed}")
+        broken = bytearray(whole)
+        at = random_.randrange(len(broken))
+        broken[at : at + random_.choice([0, 0, 1, 5])] = random_.choice([*JUNK, b""])
+        back = found(put(tmp_path / "f", bytes(broken)), name)
+        assert sum(one in back for one in chats) >= 9, (seed, at)
+        detect(tmp_path / "f")
+        for other in CHATS:
+            found(tmp_path / "f", other)

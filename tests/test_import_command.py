@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support.typed import EXAMPLES, Typed
+from support.typed import Typed
 
 from meton_plugins.finetune.formats.chat import Chat, Said
 from meton_plugins.finetune.formats.writing import write
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.library.records import IMPORTED
 
+EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
 TRAINING = EXAMPLES.parent / "training_data"
 CODE = "```python\ndef first(xs):\n\treturn xs[0]\n\n\n    # indented\n```"
 SECRET = "sk" + "-ant-" + "aB3" * 12
@@ -28,7 +29,7 @@ SECRET = "sk" + "-ant-" + "aB3" * 12
 
 @pytest.fixture
 def typed(home: Path) -> Typed:
-    return Typed(home)
+    return Typed(home, conversations=EXAMPLES)
 
 
 def chat(*texts: str, **more: Any) -> Chat:
@@ -190,7 +191,7 @@ def test_a_folder_of_everything(typed: Typed, tmp_path: Path) -> None:
 def test_conversations_are_what_a_harvest_makes_of_them(typed: Typed, home: Path) -> None:
     typed("harvest")
     harvested = typed.json("list --limit 0")
-    other = Typed(home / "other")
+    other = Typed(home / "other", conversations=EXAMPLES)
     other(f"import {EXAMPLES}")
     imported = other.json("list --limit 0")
     assert [e["id"] for e in imported] == [e["id"] for e in harvested]
@@ -247,6 +248,8 @@ BAD = {
     "name": ("import {d} --as ../x", 2),
     "taken name": ("import {d} --as library", 2),
     "format": ("import {d} --format csv", 2),
+    "code tag": ("import {d} --code --tag 'Not a Tag'", 2),
+    "code name": ("import {d} --code --as ..", 2),
     "code format": ("import {d} --code --format llama", 2),
     "wrong format": ("import {d} --format alpaca", 1),
     "no data": ("import {notes}", 1),
@@ -464,3 +467,19 @@ def test_a_feedback_file_that_was_cut_off_or_edited(typed: Typed, tmp_path: Path
     assert (report["ratings"], report["formats"]) == (2, {"feedback": 1})
     assert [p["reason"] for p in report["problems"]] == ["1 entry is malformed and was left out"]
     assert {q: e["score"] for q, e in examples(typed).items()} == {"Größe positive?": 5, "Größe negative?": 1}
+
+
+def test_records_that_one_object_holds_are_numbered(typed: Typed, tmp_path: Path) -> None:
+    good = [{"prompt": f"q{n}", "completion": "a"} for n in range(3)]
+    (tmp_path / "d").write_text(json.dumps({"data": [*good, {"x": 1}, {"y": 2}]}))
+    report = typed.json(f"import {tmp_path / 'd'}")
+    assert report["new"] == 3
+    assert report["rejected"] == {"a record of no known format": 2}
+    assert [p["reason"][-10:] for p in report["problems"]] == ["(record 4)", "(record 5)"]
+
+
+def test_ratings_that_were_taken_already_are_no_error(typed: Typed, tmp_path: Path) -> None:
+    entry = {"feedback_type": "positive", "query": "q", "response": "An answer."}
+    (tmp_path / "f").write_text(json.dumps([entry, {"feedback_type": "odd"}]))
+    assert typed.json(f"import {tmp_path / 'f'}")["ratings"] == 1
+    assert typed.json(f"import {tmp_path / 'f'}")["ratings"] == 0

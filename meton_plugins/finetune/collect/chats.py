@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from .. import form
 from ..formats.chat import BadRecord, Chat, Said
 from ..library.records import IMPORTED, SCORES
 from ..turn import Message, ToolUse, Turn, storable
@@ -14,6 +16,12 @@ from .clean import Scrub
 from .conversations import CONTEXT_TURNS
 
 __all__ = ["Brought", "turns_of"]
+
+#: A prompt as `form.prompt` writes it: the question, and what tools gave.
+_ASKED: Final = re.compile(
+    rf"{re.escape(form.COMPACT_INSTRUCTIONS)}.*?\n\nUser Query: (.*)\n\n{re.escape(form.TAIL)}\Z", re.DOTALL
+)
+RESULTS: Final = "\n\nPrevious Tool Calls:\n"
 
 #: Hexadecimal digits that tell imported sessions apart.
 SESSION_DIGITS: Final = 20
@@ -35,7 +43,7 @@ def turns_of(
 
     `score` is for chats that bring no verdict of their own. BadRecord where there is nothing to learn.
     """
-    chat = _cleaned(chat, scrub, secrets)
+    chat = _unformed(_cleaned(chat, scrub, secrets))
     session = _session(chat)
     last = len(chat.messages) - 1
     found: list[Brought] = []
@@ -90,6 +98,29 @@ def _cleaned(chat: Chat, scrub: Scrub, secrets: Counter[str]) -> Chat:
     rest = iter(cleaned)
     messages = tuple(Said(said.role, next(rest), storable(said.name), next(rest), said.learn) for said in chat.messages)
     return Chat(messages, None if chat.rejected is None else next(rest), chat.good, chat.only_last)
+
+
+def _unformed(chat: Chat) -> Chat:
+    """A chat out of Meton's form, as our own datasets have it: put into the form once more, it would teach nonsense."""
+    if not any(said.content.startswith(form.COMPACT_INSTRUCTIONS) for said in chat.messages):
+        return chat
+    messages: list[Said] = []
+    for said in chat.messages:
+        asked = _ASKED.match(said.content) if said.role == "user" else None
+        if asked:
+            question, _, results = asked.group(1).partition(RESULTS)
+            messages.append(Said("user", question))
+            for result in results.removeprefix("- ").split("\n- ") if results else ():
+                name, _, output = result.partition(": ")
+                messages.append(Said("tool", output, name=name))
+        elif said.role == "assistant" and (step := form.parse(said.content)):
+            final = bool(step.answer) and step.action is None
+            messages.append(replace(said, content=step.answer or said.content, learn=said.learn and final))
+        else:
+            messages.append(said)
+    worse = form.parse(chat.rejected) if chat.rejected else None
+    rejected = worse.answer if worse and worse.answer else chat.rejected
+    return replace(chat, messages=tuple(messages), rejected=rejected)
 
 
 def _session(chat: Chat) -> str:

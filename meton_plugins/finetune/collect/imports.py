@@ -46,13 +46,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Import:
-    """How to import. `score` is for examples without a verdict of their own; None leaves them unrated."""
+    """How to import. `score` is for examples without a verdict of their own; None leaves them unrated.
+
+    UsageError for a tag or a label that is no name.
+    """
 
     scrub: Scrub
     score: int | None = GOOD
     tags: tuple[str, ...] = ()
     label: str | None = None
     format: str | None = None
+
+    def __post_init__(self) -> None:
+        for tag in self.tags:
+            check_name(tag, "tag")
+        label_of(Path(), self.label)
 
 
 @dataclass
@@ -72,11 +80,11 @@ class ImportReport:
     #: Of all examples that the files hold, new or known.
     ids: list[str] = field(default_factory=list)
 
-    def bad(self, path: Path, reason: str, line: int = 0) -> None:
-        """Count something that cannot be used, and name it while there are few."""
+    def bad(self, path: Path, reason: str, line: int = 0, number: int = 0) -> None:
+        """Count something that cannot be used, and name it, with its number in its line, while there are few."""
         self.rejected[reason] += 1
         if len(self.problems) < NAMED:
-            self.problems.append(Problem(str(path), reason, line))
+            self.problems.append(Problem(str(path), f"{reason} (record {number})" if number else reason, line))
 
 
 def take_files(
@@ -86,8 +94,6 @@ def take_files(
 
     NotFound for a path that is not there; DataError where no file holds anything that can be used.
     """
-    for tag in how.tags:
-        check_name(tag, "tag")
     files: dict[Path, tuple[Path, Path]] = {}
     for path in paths:
         for file in files_in(path, lambda file: True):
@@ -124,7 +130,7 @@ def take_files(
             f"No file in {', '.join(map(str, paths))} holds training data that is known here: name its format with "
             "--format, or see /dataset import --help."
         )
-    if not (report.new or report.known or report.ratings) and report.problems:
+    if report.problems and not report.formats.total():
         first = report.problems[0]
         where = f"{first.file}, line {first.line}" if first.line else first.file
         raise DataError(f"Nothing of what was read can be used; the first problem is in {where}: {first.reason}.")
@@ -212,7 +218,7 @@ def _take_records(basket: Basket, file: Path, label: str, how: Import, tell: Cal
                 basket.put(turns_of(found, how.scrub, report.secrets, at=at, source=label, score=how.score))
                 report.formats[record.format or ""] += 1
             except BadRecord as error:
-                report.bad(file, f"{error} (record {record.number})" if record.number else str(error), record.line)
+                report.bad(file, str(error), record.line, record.number)
     except OSError as error:
         report.bad(file, f"cannot be read ({error.strerror or error})")
 

@@ -93,7 +93,7 @@ def imported(host: Host, report: ImportReport) -> None:
     files = "1 file" if report.files == 1 else f"{report.files} files"
     say(host, f"Imported {files}{f' ({formats})' if formats else ''}: {', '.join(parts)}.")
     if report.ratings:
-        say(host, f"Took {report.ratings} ratings given elsewhere.")
+        say(host, f"Took {'1 rating' if report.ratings == 1 else f'{report.ratings} ratings'} given elsewhere.")
     for reason, number in sorted(report.rejected.items()):
         note(host, f"  {number} × {reason}")
     for problem in report.problems[:10]:
@@ -102,7 +102,8 @@ def imported(host: Host, report: ImportReport) -> None:
     if len(report.problems) > 10:
         note(host, f"  and {len(report.problems) - 10} more (--json names them)")
     if report.passed_by:
-        note(host, f"  {report.passed_by} other files were passed by")
+        many = "1 other file was" if report.passed_by == 1 else f"{report.passed_by} other files were"
+        note(host, f"  {many} passed by")
     if report.secrets:
         kinds = ", ".join(f"{number} {kind.lower()}" for kind, number in sorted(report.secrets.items()))
         note(host, f"  secrets replaced, as far as they could be found: {kinds}")

@@ -78,7 +78,10 @@ def write_output(
             written, left = write(file, chats, format, as_list=output.suffix == ".json")
         if not written:
             why = f" ({next(iter(left))})" if left else ""
-            raise DataError(f"Nothing of this dataset can be written as {format}{why}, so {output} was not written.")
+            raise DataError(
+                f"Dataset {dataset.name} is frozen, but nothing of it can be written as {format}{why}: "
+                f"{output} was left as it is."
+            )
     known = _known(dataset.parent)
     known[str(output)] = _digest(output)
     write_json(dataset.parent / OUTPUTS, known)

@@ -23,6 +23,10 @@ MARKS: Final = (
 HEAD: Final = 4096
 CHUNK: Final = 1 << 20
 
+#: Control characters that no text has, and the part of them that says that a file is none: an image, a model.
+_CONTROLS: Final = bytes({*range(9), *range(14, 27), *range(28, 32), 127})
+STRANGE: Final = 0.02
+
 #: Bytes that Windows' code page leaves empty: a file that has one was not written in it.
 NOT_CP1252: Final = frozenset(b"\x81\x8d\x8f\x90\x9d")
 
@@ -50,20 +54,23 @@ def encoding_of(path: Path) -> str:
         for mark, name in MARKS:
             if head.startswith(mark):
                 return name
-        if b"\0" in head:
-            return _unmarked(head)
+        unmarked = _unmarked(head) if b"\0" in head else None
+        if unmarked is not None:
+            return unmarked
+        # A power cut leaves zeros at the end; a few strange bytes cost only the records that they are in.
+        text = head.rstrip(b"\0")
+        if head and len(text.translate(None, _CONTROLS)) <= len(text) * (1 - STRANGE):
+            raise BadRecord("not a text file")
         file.seek(0)
         return _eight_bits(file)
 
 
-def _unmarked(head: bytes) -> str:
+def _unmarked(head: bytes) -> str | None:
     """UTF-16 without a mark has a zero in nearly every second byte of a Western text."""
     even, odd = head[0::2].count(0), head[1::2].count(0)
     if odd > len(head) // 4 and even == 0:
         return "utf-16-le"
-    if even > len(head) // 4 and odd == 0:
-        return "utf-16-be"
-    raise BadRecord("not a text file")
+    return "utf-16-be" if even > len(head) // 4 and odd == 0 else None
 
 
 def _eight_bits(file: io.BufferedReader) -> str:

@@ -59,17 +59,22 @@ def messages_of(listed: Any) -> tuple[Said, ...]:
         if role is None:
             raise BadRecord("a message of an unknown role")
         content = _text(message.get("content", message.get("value")))
-        for call in message.get("tool_calls") or ():
+        asked = message.get("tool_calls") or []
+        if not isinstance(asked, list):
+            raise BadRecord("tool calls that are no list")
+        for call in asked:
             last = _function(call)
             calls[str(call.get("id"))] = last
+        if message.get("function_call"):
+            last = _call(message["function_call"])
+        if asked or message.get("function_call"):
+            continue  # what is said with it comes before the tool, and is not the answer
         if content is None:
-            if message.get("tool_calls"):
-                continue
             raise BadRecord("a message without text")
         if role == "tool":
             name, given = calls.get(str(message.get("tool_call_id")), last)
             found.append(Said(role, content, name=str(message.get("name") or name or "tool"), input=given))
-        elif content or not message.get("tool_calls"):
+        else:
             found.append(Said(role, content, learn=message.get("weight") != 0))
     return tuple(found)
 

@@ -23,6 +23,7 @@ _GAP: Final = re.compile(r"[\s,]*")
 #: Where the next value may begin after something that is none.
 _NEXT_LINE: Final = re.compile(r"\n")
 _NEXT: Final = re.compile(r"\n|(?=[{\[])")
+_NEXT_OPENS: Final = re.compile(r"\n\s*(?=[{\[])")
 _NEXT_INSIDE: Final = re.compile(r"\n|(?=[]{\[])")
 _MARKS: Final = re.compile(r'"(?:[^"\\\n]|\\.)*(?:"|\n|\Z)|[][{}]')
 
@@ -33,10 +34,11 @@ def values(file: TextIO) -> Iterator[tuple[int, Any]]:
     A list at the top gives its elements. Only the value at hand is in memory.
     """
     reader = _Reader(file)
-    if reader.peek() == "[":
-        reader.enter()
-    while reader.peek():
-        yield reader.line, reader.value()
+    while first := reader.peek():
+        if first == "[" and not reader.inside:
+            reader.enter()
+        else:
+            yield reader.line, reader.value()
 
 
 class _Reader:
@@ -45,7 +47,8 @@ class _Reader:
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._decode = json.JSONDecoder().raw_decode
-        self._inside = False
+        #: Within the list at the top: lists one after the other, as `cat` leaves them, are one.
+        self.inside = False
         self._text = ""
         self._at = 0
         self._end = False
@@ -59,20 +62,17 @@ class _Reader:
             gap = _GAP.match(self._text, self._at)
             self._go(gap.end() if gap else self._at)
             if self._at < len(self._text):
-                if not (self._inside and self._text[self._at] == "]"):
+                if not (self.inside and self._text[self._at] == "]"):
                     return self._text[self._at]
-                # Lists one after the other, as `cat` leaves them, are one list.
                 self._go(self._at + 1)
-                self._inside = False
-                if self.peek() == "[":
-                    self.enter()
+                self.inside = False
                 continue
             if not self._more():
                 return ""
 
     def enter(self) -> None:
         """Step over the bracket that begins a list."""
-        self._inside = True
+        self.inside = True
         self._at += 1
         if self._indent is not None:
             self._indent += 1
@@ -105,7 +105,7 @@ class _Reader:
         indent = self._indent
         if self._text[self._at] not in "{[":
             self._go(self._at + 1)
-            self._skip_to(_NEXT_INSIDE if self._inside else _NEXT_LINE if indent is not None else _NEXT)
+            self._skip_to(_NEXT_INSIDE if self.inside else _NEXT_LINE if indent is not None else _NEXT)
         elif indent is None:
             self._skip_brackets()
         else:
@@ -136,8 +136,10 @@ class _Reader:
                     # The list's own end is still to be seen.
                     return self._go(place if depth == 0 else place - 1)
             kept = place - self._at
-            if not self._more() or kept > LONGEST:
-                return self._go(len(self._text))
+            if kept > LONGEST or not self._more():
+                # It never closes: what begins a line may be the next value.
+                start = _NEXT_OPENS.search(self._text, self._at)
+                return self._go(start.end() if start else len(self._text))
             place = self._at + kept
 
     def _go(self, to: int) -> None:
