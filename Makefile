@@ -4,12 +4,14 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TESTS ?= tests
 
-.PHONY: help demo test test-meton check lint ollama lock manifest clean
+.PHONY: help demo test test-meton bench-data faults-data check lint ollama lock manifest clean
 
 help:
 	@echo "make demo      the main job, from rated answers to a swapped model, on a tiny base"
 	@echo "make test      lint, types and tests"
 	@echo "make test-meton  tests inside a real Meton checkout, METON_HOME=PATH, in three environments of their own"
+	@echo "make bench-data  near-duplicates, harvest, build, ratings and secrets, measured (bench/data.md)"
+	@echo "make faults-data  kill -9 at 200 moments of work on the library"
 	@echo "make ollama    install a real Ollama into .cache/ (needs Go 1.26 or newer), for demo and tests"
 	@echo "make manifest  write plugin.toml's lists and docs/options.md anew after a change of commands, tools or settings"
 	@echo "make lock      resolve requirements/dev.in anew into requirements/dev.lock (needs uv)"
@@ -29,6 +31,17 @@ test: $(READY) lint ollama
 test-meton: $(READY) ollama
 	@$(PY) -m meton_plugins.finetune finetune setup
 	@REQUIRE_ENGINE=1 $(PY) tools/test_meton.py
+
+# Some twenty minutes: brute force and 100,000 texts.
+bench-data: $(READY)
+	@$(PY) bench/near_duplicates.py
+	@$(PY) bench/harvest_build.py
+	@$(PY) bench/rating.py
+	@$(PY) bench/secrets.py --write
+	@$(PY) bench/table.py
+
+faults-data: $(READY)
+	@$(PY) tools/faults_data.py --kills 200
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
