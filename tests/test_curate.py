@@ -14,7 +14,7 @@ import pytest
 
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import build, dataset
-from meton_plugins.finetune.curate.duplicates import fold, key, unique
+from meton_plugins.finetune.curate.sketch import fold
 from meton_plugins.finetune.curate.quality import judge
 from meton_plugins.finetune.curate.secrets import placeholder_share, scrub
 from meton_plugins.finetune.curate.split import assign, target

@@ -20,10 +20,12 @@ from ..library.records import Split
 from ..paths import check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import BuildSettings
 from ..turn import Message
+from .duplicates import compare
+from .duplicates import said as compared
 from .funnel import Funnel, sift
 from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, TokenStats, read_manifest
 from .rows import prompt, rows, said
-from .split import assign
+from .split import assign, named
 
 __all__ = ["NAMES", "CountTokens", "Plan", "build", "plan"]
 
@@ -52,9 +54,11 @@ class Plan:
 def plan(library: Library, settings: BuildSettings) -> Plan:
     """What `build` would do, with nothing written; DataError where nothing would be left."""
     examples = sorted(library.find(steps=True), key=lambda example: (example.at, example.id))
-    funnel = sift(examples, settings)
+    alike = compare([compared(example) for example in examples], library)
+    funnel = sift(examples, settings, alike)
     funnel.check()
-    made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}))
+    made = Plan(funnel, assign(examples, {e.id for e in funnel.kept}, alike, named(library, settings.heldout)))
+    funnel.settle(made.splits)
     if not made.side("train"):
         raise DataError(
             f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out: "

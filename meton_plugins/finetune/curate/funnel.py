@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..library import Example
 from ..settings import BuildSettings
 from ..turn import AGENT, Message, ToolUse
-from .duplicates import unique
+from .duplicates import Alike, unique
 from .manifest import Stage
 from .quality import judge
 from .secrets import placeholder_share, scrub
@@ -31,6 +31,13 @@ class Funnel:
     advice: dict[str, str] = field(default_factory=dict)
     secrets: Counter[str] = field(default_factory=Counter)
 
+    def settle(self, usable: Container[str]) -> None:
+        """Leave out what no side of the split may use: the same is, or was, on another."""
+        left = [example for example in self.kept if example.id in usable]
+        if len(left) < len(self.kept):
+            self.kept = left
+            self.stages.append(Stage(name="on one side only", kept=len(left)))
+
     def check(self) -> None:
         """DataError, naming the stage that took the last ones, where nothing is left."""
         before = 0
@@ -45,8 +52,8 @@ class Funnel:
             before = stage.kept
 
 
-def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
-    """Take `examples` through every stage of `settings`."""
+def sift(examples: Sequence[Example], settings: BuildSettings, alike: Alike) -> Funnel:
+    """Take `examples` through every stage of `settings`; `alike` says which are duplicates."""
     funnel = Funnel(list(examples))
     funnel.stages.append(Stage(name="found", kept=len(funnel.kept)))
 
@@ -81,8 +88,9 @@ def sift(examples: Sequence[Example], settings: BuildSettings) -> Funnel:
     )
     funnel.kept = [_without_secrets(example, funnel.secrets) for example in funnel.kept]
     stage("clean of secrets", "their answers were mostly secrets", lambda e: placeholder_share(e.target) <= MOSTLY)
-    funnel.kept = unique(funnel.kept)
-    funnel.stages.append(Stage(name="unique", kept=len(funnel.kept)))
+    if settings.deduplicate:
+        funnel.kept = unique(funnel.kept, alike, settings.duplicate_threshold)
+        funnel.stages.append(Stage(name="unique", kept=len(funnel.kept)))
     return funnel
 
 
