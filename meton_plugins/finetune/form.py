@@ -12,7 +12,7 @@ from typing import Final
 
 from .turn import Message, ToolUse
 
-__all__ = ["COMPACT_INSTRUCTIONS", "Step", "divide", "parse", "prompt", "render", "score", "wrap"]
+__all__ = ["COMPACT_INSTRUCTIONS", "Step", "asked", "divide", "parse", "prompt", "render", "score", "wrap"]
 
 COMPACT_INSTRUCTIONS: Final = """\
 You are Meton, a local coding assistant. Reply in four parts:
@@ -21,6 +21,8 @@ ACTION: a tool's name, or NONE
 ACTION_INPUT: JSON for the tool, or empty
 ANSWER: the final answer, or empty while a tool is needed"""
 
+QUERY: Final = "User Query: "
+RAN: Final = "Previous Tool Calls:"
 TAIL: Final = "Reply with THOUGHT, ACTION, ACTION_INPUT and ANSWER."
 
 #: Meton shows its agent this much of each earlier message; a longer one would train on what is never served.
@@ -104,12 +106,21 @@ def prompt(question: str, context: Sequence[Message] = (), tools: Sequence[ToolU
     if context:
         lines = [f"{message.role.upper()}: {_cut(message.content, CONTEXT_LIMIT)}" for message in context]
         parts.append("\n".join(["Recent Conversation:", *lines]))
-    parts.append(f"User Query: {question.strip()}")
+    parts.append(f"{QUERY}{question.strip()}")
     if tools:
         lines = [f"- {tool.name}: {_cut(tool.output, TOOL_LIMIT)}" for tool in tools]
-        parts.append("\n".join(["Previous Tool Calls:", *lines]))
+        parts.append("\n".join([RAN, *lines]))
     parts.append(TAIL)
     return "\n\n".join(parts)
+
+
+def asked(text: str) -> str:
+    """The question in what `prompt` made; another text as it is."""
+    start = text.find(f"\n\n{QUERY}")
+    if not text.startswith(COMPACT_INSTRUCTIONS) or start < 0:
+        return text
+    question = text[start + 2 + len(QUERY) :].removesuffix(f"\n\n{TAIL}")
+    return question.partition(f"\n\n{RAN}\n- ")[0]
 
 
 def score(text: str) -> float:

@@ -85,8 +85,8 @@ def make_corpus(count: int, seed: int = 1, *, share: float = 0.1, long: int = 2)
         elif number % 50 == 3:
             corpus.texts.append(f"{chance.choice(_STRANGE)} {' '.join(chance.sample(names, 4))}")
         elif number % 10 == 1:
-            asked = chance.choice(summaries) if number % 30 else chance.choice(names)
-            corpus.texts.append(chance.choice(_SHORT).format(asked) if number % 30 else asked)
+            asked = chance.choice(names)
+            corpus.texts.append(asked if number % 30 == 1 else chance.choice(_SHORT).format(chance.choice(summaries)))
         else:
             piece = stock[number % len(stock)]
             if number >= len(stock):

@@ -11,6 +11,7 @@ from ...host.api import Command
 from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
 from . import ratings
+from .duplicates import duplicates, leaks
 from .edge import guarded, note, show_json
 from .harvesting import harvest, take
 from .options import HelpWanted, Parser, flags_of, settings_from, split
@@ -224,6 +225,8 @@ VERBS: Final = {
     "stats": "how the library stands",
     "build": "freeze rated examples as a dataset",
     "versions": "the datasets built so far",
+    "duplicates": "what is there more than once, and what a build keeps of it",
+    "leaks": "prove that nothing of one side of the split is in another",
 }
 
 #: The words that mean the chat's last answer where no other is named.
@@ -236,4 +239,6 @@ WORK: Final[dict[str, Work]] = {
     "stats": _stats,
     "build": _build,
     "versions": _versions,
+    "duplicates": duplicates,
+    "leaks": leaks,
 }

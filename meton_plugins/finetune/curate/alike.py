@@ -181,6 +181,9 @@ def _compared(
         score_cutoff=floor,
         dtype=np.uint8,
     )
+    # Ten thousand that differ in a word would be fifty million pairs: of a crowd, each meets those most like it.
+    for row in np.flatnonzero((scores > 0).sum(axis=1) > CROWD):
+        scores[row, np.argsort(scores[row], kind="stable")[:-CROWD]] = 0
     one, other = np.nonzero(scores)
     one, other = own[one] + start, others[other]
     keep = one < other
@@ -195,17 +198,19 @@ def _length_ratio(floor: float) -> float:
 
 
 def _long_ratio(one: str, other: str, floor: float) -> float:
-    words, others = one.split(" "), other.split(" ")
+    """Words in common are found first; letters are compared only between them. Never more than `fuzz.ratio` says."""
+    words, others = [f"{word} " for word in one.split(" ")], [f"{word} " for word in other.split(" ")]
     total = len(one) + len(other)
-    left = (1 - floor / 100) * total
-    gap: list[list[str]] = [[], []]
+    allowed = (1 - floor / 100) * total
+    distance = 0
+    gap: tuple[list[str], list[str]] = ([], [])
     for step in [*Indel.opcodes(words, others), None]:
         if step is not None and step.tag != "equal":
-            gap[0] += words[step.src_start : step.src_end]
-            gap[1] += others[step.dest_start : step.dest_end]
-        elif gap != [[], []]:
-            left -= Indel.distance(" ".join(gap[0]), " ".join(gap[1]))
-            if left < 0:
+            gap[0].extend(words[step.src_start : step.src_end])
+            gap[1].extend(others[step.dest_start : step.dest_end])
+        elif any(gap):
+            distance += Indel.distance("".join(gap[0]), "".join(gap[1]))
+            if distance > allowed:
                 return 0.0
-            gap = [[], []]
-    return 100 * (1 - ((1 - floor / 100) * total - left) / total)
+            gap = ([], [])
+    return 100 * (1 - distance / total)

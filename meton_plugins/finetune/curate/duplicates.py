@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -23,7 +23,7 @@ from ..library.alike import Change, Compared, Pair
 from .alike import FLOOR, LONG, SHORT, Mask, Pairs, candidates, ratio, short_candidates
 from .sketch import NUMBERS, SIZE, digest, fold, sketches
 
-__all__ = ["Alike", "Dropped", "Said", "compare", "said", "unique"]
+__all__ = ["Alike", "Dropped", "Said", "choices", "compare", "said", "unique"]
 
 #: What is kept of an example that was compared, 152 bytes.
 PRINT: Final = np.dtype(
@@ -143,6 +143,14 @@ def unique(
     return [example for example in examples if example.id in kept]
 
 
+def choices(examples: Iterable[Example], alike: Alike) -> list[list[str]]:
+    """Ids of the examples that ask the very same and are answered in different ways: a choice, and no duplicates."""
+    asked: dict[str, dict[str, str]] = defaultdict(dict)
+    for example in examples:
+        asked[fold(example.question)].setdefault(alike.heads[example.id], example.id)
+    return [list(found.values()) for found in asked.values() if len(found) > 1]
+
+
 def _rank(example: Example) -> tuple[int, int, str, str]:
     return example.score or 0, len(example.question) + len(example.target), example.at, example.id
 
@@ -208,14 +216,20 @@ def _candidates(prints: npt.NDArray[Any], fresh: Mask, folded: Callable[[int], t
         rows = np.ascontiguousarray(prints[sketch][members], dtype=NUMBERS)
         for some in candidates(rows, size[members], fresh[members]):
             yield members[some]
-    members = np.flatnonzero(brief & (asked < SHORT))
-    for some in short_candidates(["\n".join(folded(index)) for index in members.tolist()], fresh[members]):
-        yield members[some]
+    # Texts with other numbers are not alike, so those with the same numbers are looked at by themselves: a thousand
+    # sums would else be half a million pairs.
+    sums: dict[str, list[int]] = defaultdict(list)
+    for index in np.flatnonzero(brief & (asked < SHORT)).tolist():
+        sums[" ".join(_NUMBER.findall("\n".join(folded(index))))].append(index)
+    for group in sums.values():
+        members = np.array(group, dtype=np.int64)
+        for some in short_candidates(["\n".join(folded(index)) for index in group], fresh[members]):
+            yield members[some]
 
 
 def _likeness(one: str, other: str) -> float:
     if one == other:
         return 100.0
-    if min(len(one), len(other)) < FEW and sorted(_NUMBER.findall(one)) != sorted(_NUMBER.findall(other)):
+    if min(len(one), len(other)) < FEW and _NUMBER.findall(one) != _NUMBER.findall(other):
         return 0.0
     return ratio(one, other, FLOOR)
