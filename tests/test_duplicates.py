@@ -36,7 +36,7 @@ LONG = " ".join(
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return make_corpus(1500, seed=7)
+    return make_corpus(1500, seed=7, long=1)
 
 
 def kept(*examples: Example, threshold: float = 85) -> list[str]:
