@@ -46,9 +46,10 @@ BRUTE: Final = 10_000
 SHORT_RUN: Final = 4
 
 #: Characters up to which `fuzz.ratio` is quick (1 ms); beyond, words are aligned first and letters only where these
-#: differ. Beyond ENDLESS, texts are the same or are not.
+#: differ. Beyond ENDLESS, texts are the same or are not: the alignment takes a bit for each two words, 100 MB then.
 QUICK: Final = 8_000
 ENDLESS: Final = 200_000
+ENDLESS_WORDS: Final = 30_000
 
 
 def ratio(one: str, other: str, floor: float = FLOOR) -> float:
@@ -200,6 +201,8 @@ def _length_ratio(floor: float) -> float:
 def _long_ratio(one: str, other: str, floor: float) -> float:
     """Words in common are found first; letters are compared only between them. Never more than `fuzz.ratio` says."""
     words, others = [f"{word} " for word in one.split(" ")], [f"{word} " for word in other.split(" ")]
+    if max(len(words), len(others)) > ENDLESS_WORDS:
+        return 0.0
     total = len(one) + len(other)
     allowed = (1 - floor / 100) * total
     distance = 0
