@@ -320,6 +320,17 @@ def test_copies_outlive_the_one_that_stood_for_them(library: Library) -> None:
     assert {pair.one, pair.other} == set(ids) - {head}
 
 
+def test_a_part_of_the_library_is_compared_and_not_remembered(library: Library) -> None:
+    ids = fill(library, [LONG, f"{LONG} Really.", f"{LONG} Indeed."])
+    texts = everything(library)
+    compare(texts, library)
+    library.fix(ids[0], f"{LONG} At last.")
+    part = [text for text in everything(library) if text.id != ids[2]]
+    assert len(compare([*part, Said("file", LONG, LONG)], library).pairs) == 1
+    assert len(compare(everything(library), library).pairs) == 3
+    assert "file" not in {row.example for row in library.compared()[0]}
+
+
 def test_what_was_forgotten_meanwhile_is_not_remembered(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = fill(library, [LONG, f"{LONG} Really.", f"{LONG} Indeed."])
     search = duplicates._search

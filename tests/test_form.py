@@ -136,3 +136,13 @@ def test_instructions_are_told_from_the_rest(own: str) -> None:
     assert divide(instructions + own) == (instructions, own)
     assert divide(own) == ("", own)
     assert divide("You are someone else. " * 200) == ("", "You are someone else. " * 200)
+
+
+@pytest.mark.parametrize("question", ["Why?", "Two\n\nparagraphs and `code`", "What does User Query: mean?"])
+@pytest.mark.parametrize("tools", [(), (ToolUse(name="ls", output="a\n\nb"), ToolUse(name="cat", output="x"))])
+@pytest.mark.parametrize("context", [(), (Message(role="user", content="hi"), Message(role="assistant", content="ho"))])
+def test_a_question_is_found_in_its_prompt(
+    question: str, tools: tuple[ToolUse, ...], context: tuple[Message, ...]
+) -> None:
+    assert form.asked(form.prompt(question, context, tools)) == question
+    assert form.asked(question) == question

@@ -27,7 +27,7 @@ FLOOR: Final = 75
 
 #: Characters from which a text has a sketch that tells; the ones up to SHORT are compared with all of their length.
 LONG: Final = 48
-SHORT: Final = 80  # LONG, and as much longer as an 75% copy of it may be
+SHORT: Final = 80  # LONG, and as much longer as a copy that is alike by FLOOR may be
 
 #: A run that stands in more texts than this is everybody's phrase: each of them then meets only its neighbours in the
 #: order of the sketches, so that boilerplate costs linear time and a large cluster still holds together.

@@ -58,10 +58,11 @@ def plan(library: Library, settings: BuildSettings) -> Plan:
     funnel = sift(examples, settings, alike)
     funnel.check()
     made = Plan(funnel, assign(examples, {e.id for e in funnel.kept}, alike, named(library, settings.heldout)))
+    left = len(funnel.kept)
     funnel.settle(made.splits)
     if not made.side("train"):
         raise DataError(
-            f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out: "
+            f"All {left} examples that are left belong to conversations kept for validation or held out: "
             "rate answers of other conversations."
         )
     return made

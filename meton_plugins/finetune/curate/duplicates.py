@@ -85,7 +85,10 @@ def said(example: Example) -> Said:
 
 
 def compare(texts: Sequence[Said], library: Library | None = None) -> Alike:
-    """All that is alike in `texts`. With their `library`, only what is new there is compared, and remembered."""
+    """All that is alike in `texts`. With their `library`, only what is new there is compared, and remembered.
+
+    Texts that are not the library's, beside all of its own, are compared and not remembered.
+    """
     known, pairs = library.compared() if library is not None else ([], [])
     marks = [_mark(text) for text in texts]
     at = {text.id: index for index, text in enumerate(texts)}
@@ -110,7 +113,8 @@ def compare(texts: Sequence[Said], library: Library | None = None) -> Alike:
         np.array([name in added for name in order], dtype=np.bool_),
         [texts[at[name]] for name in order],
     )
-    if library is not None and (rows or stale):
+    # Compared with some of the library only, nothing would ever be compared with the rest.
+    if library is not None and (rows or stale) and all(row.example in at for row in known):
         library.keep_compared(Change(stale, rows, found))
     return Alike(heads, [pair for pair in pairs if {pair.one, pair.other} <= before] + found)
 
