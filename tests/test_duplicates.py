@@ -52,7 +52,7 @@ def test_folding() -> None:
 def test_recall_against_brute_force(corpus: Corpus) -> None:
     """Every pair of edited code, prose, other scripts, one word and 100 kB, compared with each other one by one."""
     texts = sorted({fold(text) for text in corpus.texts}, key=len)
-    assert len(texts[0].split()) == 1
+    assert sum(len(text.split()) == 1 for text in texts) > 10
     assert len(texts[-1]) > 70_000
     sizes = np.array([len(text) for text in texts])
     wanted = set()
@@ -161,19 +161,17 @@ def test_question_and_answer_are_compared_apart() -> None:
 @pytest.mark.parametrize("boilerplate", ["question", "answer"])
 def test_a_shared_beginning_makes_no_duplicates(boilerplate: str, corpus: Corpus) -> None:
     """The instructions that somebody puts before every request, or the words with which a model begins."""
-    copies = {number for pair in corpus.planted for number in pair}
-    texts = [text for n, text in enumerate(corpus.texts) if 200 < len(text) < 600 and n not in copies][:40]
+    some = [text for text in corpus.texts if 200 < len(text) < 600]
+    copies = {number for pair in near_pairs(some) for number in pair[:2]}
+    texts = [text for number, text in enumerate(some) if number not in copies][:40]
     examples = []
     for number, text in enumerate(texts):
         values = {"question": f"What of {text[:80]}", "answer": text}
         values[boilerplate] = f"{LONG * 4} {values[boilerplate]}"
         examples.append(example(f"e{number}", **values))
-    bare = [
-        example(e.id, question=f"What of {text[:80]}", answer=text) for e, text in zip(examples, texts, strict=True)
-    ]
-    assert len(kept(*examples)) == len(kept(*bare)) >= 38
+    assert len(kept(*examples)) == 40
     copy = examples[3].model_copy(update={"id": "copy", "answer": examples[3].answer + " Good luck."})
-    assert len(kept(*examples, copy)) == len(kept(*examples))
+    assert len(kept(*examples, copy)) == 40
 
 
 @pytest.mark.parametrize(
@@ -286,7 +284,7 @@ def test_the_threshold_changes_without_comparing_again(
         raise AssertionError("compared again")
 
     monkeypatch.setattr(duplicates, "ratio", never)
-    kept += [dataset.plan(library, BuildSettings(duplicate_threshold=n)).funnel.stages[-1].kept for n in (75, 98)]
+    kept += [dataset.plan(library, BuildSettings(duplicate_threshold=n)).funnel.stages[-1].kept for n in (80, 98)]
     kept.append(dataset.plan(library, BuildSettings(deduplicate=False)).funnel.stages[-1].kept)
     assert kept[1] < kept[0] < kept[2] < kept[3]
     assert sorted(home.iterdir()) == sorted(

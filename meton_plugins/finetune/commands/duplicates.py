@@ -32,7 +32,7 @@ def duplicates(host: Host, home: Home, rest: str) -> int:
         prog="/dataset duplicates",
         description="What the library holds more than once: the example that a build keeps, and those it leaves out.",
     )
-    parser.add_argument("--threshold", type=float, metavar="X", help="how alike, 75 to 100; the build's by default")
+    parser.add_argument("--threshold", type=float, metavar="X", help="how alike, 80 to 100; the build's by default")
     parser.add_argument(
         "--limit", type=int, default=20, metavar="N", help="at most so many sets; 0 for all (default: 20)"
     )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import Indel
 
-from .sketch import EMPTY, SIZE, Numbers, fold, sketches
+from .sketch import EMPTY, SIZE, Letters, Numbers, fold, letters, sketches
 
 __all__ = ["FLOOR", "LONG", "Mask", "Pairs", "candidates", "near_pairs", "ratio", "short_candidates"]
 
@@ -23,7 +23,7 @@ Pairs = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 #: Less alike than this is not looked for: below it, the sketches of edited copies may share nothing.
-FLOOR: Final = 75
+FLOOR: Final = 80
 
 #: Characters from which a text has a sketch that tells; the ones up to SHORT are compared with all of their length.
 LONG: Final = 48
@@ -64,25 +64,30 @@ def ratio(one: str, other: str, floor: float = FLOOR) -> float:
     return _long_ratio(one, other, floor)
 
 
-def candidates(rows: Numbers, lengths: npt.NDArray[np.uint32], fresh: Mask, floor: float = FLOOR) -> Iterator[Pairs]:
-    """Pairs of rows of sketches that may be alike, at least one of them `fresh`, in several arrays without repeats."""
+def candidates(
+    rows: Numbers, counts: Letters, lengths: npt.NDArray[np.uint32], fresh: Mask, floor: float = FLOOR
+) -> Iterator[Pairs]:
+    """Pairs of texts that may be alike, at least one of them `fresh`, in several arrays without repeats.
+
+    `rows` are their sketches, `counts` their letters, `lengths` are in characters.
+    """
     values, where = _buckets(rows, fresh)
     ahead = _ahead(values)
-    rounds = 1 + int(np.minimum(ahead, CROWD).sum(dtype=np.int64)) // AT_ONCE
+    rounds = 1 + int(ahead.sum(dtype=np.int64)) // AT_ONCE
     for turn in range(rounds):
-        found, counts = np.unique(_met(where, ahead, fresh, len(rows), turn, rounds), return_counts=True)
+        met = _met(where, ahead, fresh, lengths, _length_ratio(floor), (turn, rounds))
+        found, shared = np.unique(met, return_counts=True)
         pairs = np.stack(np.divmod(found, len(rows)), axis=1)
-        sizes = lengths[pairs].astype(np.float64)
-        small, large = sizes.min(axis=1), sizes.max(axis=1)
-        keep = (small >= _length_ratio(floor) * large) & ((counts >= SHARED) | (large <= LITTLE))
-        yield pairs[keep]
+        pairs = pairs[(shared >= SHARED) | (lengths[pairs].max(axis=1) <= LITTLE)]
+        yield pairs[_may_be_alike(pairs, counts, lengths, floor)]
 
 
 def short_candidates(texts: Sequence[str], fresh: Mask, floor: float = FLOOR) -> Iterator[Pairs]:
     """The same for short folded texts, without sketches: all pairs that are alike by at least `floor`."""
     if len(texts) > BRUTE:
         lengths = np.array([len(text) for text in texts], dtype=np.uint32)
-        yield from candidates(sketches([f"\0\0\0{text}\0\0\0" for text in texts], SHORT_RUN), lengths, fresh, floor)
+        padded = [f"\0\0\0{text}\0\0\0" for text in texts]
+        yield from candidates(sketches(padded, SHORT_RUN), letters(texts), lengths, fresh, floor)
         return
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     ordered = [texts[index] for index in order]
@@ -115,10 +120,11 @@ def near_pairs(
     lengths = np.array([len(folded[head]) for head in heads], dtype=np.uint32)
     everything = np.ones(len(heads), dtype=np.bool_)
     long, short = np.flatnonzero(lengths >= LONG), np.flatnonzero(lengths < SHORT)
-    ways = [
-        (long, candidates(sketches([folded[heads[i]] for i in long]), lengths[long], everything[long], floor)),
-        (short, short_candidates([folded[heads[i]] for i in short], everything[short], floor)),
-    ]
+    told, brief = [folded[heads[index]] for index in long], [folded[heads[index]] for index in short]
+    ways = (
+        (long, candidates(sketches(told), letters(told), lengths[long], everything[long], floor)),
+        (short, short_candidates(brief, everything[short], floor)),
+    )
     for members, pairs in ways:
         for some in pairs:
             for one, other in members[some].tolist():
@@ -154,22 +160,39 @@ def _ahead(values: Numbers) -> npt.NDArray[np.int64]:
 
 
 def _met(
-    where: Pairs, ahead: npt.NDArray[np.int64], fresh: Mask, count: int, turn: int, rounds: int
+    where: Pairs,
+    ahead: npt.NDArray[np.int64],
+    fresh: Mask,
+    lengths: npt.NDArray[np.uint32],
+    shortest: float,
+    part: tuple[int, int],
 ) -> npt.NDArray[np.int64]:
-    """Every meeting of two rows in a bucket, as one number; those of this `turn` of `rounds`."""
+    """Every meeting of two rows of about one length, as one number; of all meetings, one `part` of so many."""
     met = [np.empty(0, dtype=np.int64)]
     here = np.flatnonzero(ahead >= 1)
     step = 1
     while len(here):
         one, other = where[here], where[here + step]
-        keep = fresh[one] | fresh[other]
-        if rounds > 1:
-            keep &= (one + other) % rounds == turn
+        keep = np.minimum(lengths[one], lengths[other]) >= shortest * np.maximum(lengths[one], lengths[other])
+        if not fresh.all():
+            keep &= fresh[one] | fresh[other]
+        if part[1] > 1:
+            keep &= (one + other) % part[1] == part[0]
         one, other = one[keep], other[keep]
-        met.append(np.minimum(one, other) * count + np.maximum(one, other))
+        met.append(np.minimum(one, other) * len(fresh) + np.maximum(one, other))
         step += 1
         here = here[ahead[here] >= step]
     return np.concatenate(met)
+
+
+def _may_be_alike(pairs: Pairs, counts: Letters, lengths: npt.NDArray[np.uint32], floor: float) -> Mask:
+    """Where not even the letters, in whatever order, are too different."""
+    keep = np.zeros(len(pairs), dtype=np.bool_)
+    for start in range(0, len(pairs), 100_000):
+        one, other = pairs[start : start + 100_000].T
+        apart = np.abs(counts[one].astype(np.int16) - counts[other]).sum(axis=1)
+        keep[start : start + len(one)] = apart <= (1 - floor / 100) * (lengths[one] + lengths[other])
+    return keep
 
 
 def _compared(

@@ -21,15 +21,16 @@ import numpy.typing as npt
 from ..library import Example, Library
 from ..library.alike import Change, Compared, Pair
 from .alike import FLOOR, LONG, SHORT, Mask, Pairs, candidates, ratio, short_candidates
-from .sketch import NUMBERS, SIZE, digest, fold, sketches
+from .sketch import LETTERS, NUMBERS, SIZE, digest, fold, letters, sketches
 
 __all__ = ["Alike", "Dropped", "Said", "choices", "compare", "said", "unique"]
 
-#: What is kept of an example that was compared, 152 bytes.
+#: What is kept of an example that was compared, 280 bytes.
 PRINT: Final = np.dtype(
     [
         ("question", "<u8"), ("answer", "<u8"), ("asked", "<u4"), ("answered", "<u4"),
         ("question_sketch", "<u4", SIZE), ("answer_sketch", "<u4", SIZE),
+        ("question_letters", "u1", LETTERS), ("answer_letters", "u1", LETTERS),
     ]
 )  # fmt: skip
 
@@ -173,13 +174,12 @@ def _prints(texts: Sequence[Said]) -> npt.NDArray[Any]:
     made = np.zeros(len(texts), PRINT)
     for start in range(0, len(texts), 2000):
         part = slice(start, start + 2000)
-        for field, size, sketch, column in (
-            ("question", "asked", "question_sketch", 1), ("answer", "answered", "answer_sketch", 2),
-        ):  # fmt: skip
+        for field, size, column in (("question", "asked", 1), ("answer", "answered", 2)):
             folded = [fold(text[column]) for text in texts[part]]
             made[field][part] = [digest(text) for text in folded]
             made[size][part] = [len(text) for text in folded]
-            made[sketch][part] = sketches(folded)
+            made[f"{field}_sketch"][part] = sketches(folded)
+            made[f"{field}_letters"][part] = letters(folded)
     return made
 
 
@@ -213,12 +213,13 @@ def _candidates(prints: npt.NDArray[Any], fresh: Mask, folded: Callable[[int], t
     """
     asked, answered = prints["asked"], prints["answered"]
     brief = answered < SHORT
-    for members, sketch, size in (
-        (np.flatnonzero(answered >= LONG), "answer_sketch", answered),
-        (np.flatnonzero(brief & (asked >= LONG)), "question_sketch", asked),
+    for members, field, size in (
+        (np.flatnonzero(answered >= LONG), "answer", answered),
+        (np.flatnonzero(brief & (asked >= LONG)), "question", asked),
     ):
-        rows = np.ascontiguousarray(prints[sketch][members], dtype=NUMBERS)
-        for some in candidates(rows, size[members], fresh[members]):
+        rows = np.ascontiguousarray(prints[f"{field}_sketch"][members], dtype=NUMBERS)
+        counts = prints[f"{field}_letters"][members]
+        for some in candidates(rows, counts, size[members], fresh[members]):
             yield members[some]
     # Texts with other numbers are not alike, so those with the same numbers are looked at by themselves: a thousand
     # sums would else be half a million pairs.

@@ -15,10 +15,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EMPTY", "NUMBERS", "RUN", "SIZE", "Numbers", "digest", "fold", "sketches"]
+__all__ = ["EMPTY", "LETTERS", "NUMBERS", "RUN", "SIZE", "Letters", "Numbers", "digest", "fold", "letters", "sketches"]
 
 Numbers = npt.NDArray[np.uint32]
 NUMBERS: Final = np.uint32
+Letters = npt.NDArray[np.uint8]
+
+#: Kinds of letters that are counted: more tell no better which texts cannot be alike.
+LETTERS: Final = 32
 
 #: Bytes in a run. Measured on edited code at 85: 8, 10 and 12 find the same pairs, 8 with twice the false candidates;
 #: 16 loses one pair in 200, and runs of three words one in 40.
@@ -59,6 +63,24 @@ def sketches(folded: Sequence[str], run: int = RUN) -> Numbers:
             made[row, : len(found)] = found
             start += len(raw)
             row += 1
+    return made
+
+
+def letters(folded: Sequence[str]) -> Letters:
+    """How many letters of each kind a folded text has, up to 255: one row of LETTERS for each.
+
+    Where two rows differ by n in all, the texts are at least n letters put in or taken out apart.
+    """
+    made = np.zeros((len(folded), LETTERS), dtype=np.uint8)
+    row = 0
+    for chunk in _chunks(folded):
+        raw = np.frombuffer(b"".join(chunk), dtype=np.uint8)
+        kinds = np.repeat(np.arange(len(chunk), dtype=np.int32) * LETTERS, [len(text) for text in chunk])
+        kinds += raw & np.uint8(LETTERS - 1)
+        # Of a letter of several bytes, the first stands for it: a letter more is never two.
+        counts = np.bincount(kinds[(raw & 0xC0) != 0x80], minlength=len(chunk) * LETTERS)
+        made[row : row + len(chunk)] = np.minimum(counts, 255).reshape(len(chunk), LETTERS)
+        row += len(chunk)
     return made
 
 
