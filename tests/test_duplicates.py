@@ -18,7 +18,7 @@ from support.saying import example
 
 from meton_plugins.finetune.commands.dataset import make
 from meton_plugins.finetune.curate import alike as near_texts
-from meton_plugins.finetune.curate import dataset, duplicates
+from meton_plugins.finetune.curate import dataset, duplicates, sketch
 from meton_plugins.finetune.curate.alike import SHORT, near_pairs, ratio, short_candidates
 from meton_plugins.finetune.curate.duplicates import Dropped, Said, choices, compare, said, unique
 from meton_plugins.finetune.curate.sketch import EMPTY, SIZE, fold, sketches
@@ -146,6 +146,19 @@ def test_a_sketch_is_of_what_is_there() -> None:
     assert (np.diff(rows[0].astype(np.int64)) > 0).all()
     alone = sketches([LONG])[0]
     assert (alone == rows[0]).all(), "neighbours in a chunk are not part of it"
+
+
+def test_a_sketch_holds_the_smallest_whatever_stands_around(corpus: Corpus) -> None:
+    """All at once is as one by one, also where a text repeats itself, is short, or ends a chunk."""
+    texts = [*map(fold, corpus.texts[:300]), "ab" * 3000, "x" * 40, "", "1234567890", "é" * 900 + "the end of it all"]
+    random.Random(2).shuffle(texts)
+    rows = sketches(texts)
+    for text, row in zip(texts, rows, strict=True):
+        raw = text.encode()
+        hashes = sketch._hashes(np.frombuffer(raw, dtype=np.uint8), 10)[: max(0, len(raw) - 9)]
+        smallest = np.unique(hashes)[:SIZE].tolist()
+        assert row.tolist() == smallest + [EMPTY] * (SIZE - len(smallest))
+        assert len(set(hashes.tolist())) >= 0.999 * len({raw[at : at + 10] for at in range(len(raw) - 9)})
 
 
 def test_question_and_answer_are_compared_apart() -> None:

@@ -39,7 +39,7 @@ SHARED: Final = 2
 LITTLE: Final = 240
 
 #: Pairs that are counted at once, so that memory stays bounded whatever the texts share: 8 bytes each, a few times.
-AT_ONCE: Final = 8_000_000
+AT_ONCE: Final = 4_000_000
 
 #: Short texts up to this many are compared with all of their length, exactly; more of them by sketches of short runs.
 BRUTE: Final = 10_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ __all__ = ["EMPTY", "LETTERS", "NUMBERS", "RUN", "SIZE", "Letters", "Numbers", "
 
 Numbers = npt.NDArray[np.uint32]
 NUMBERS: Final = np.uint32
+Number = TypeVar("Number", np.uint32, np.uint64)
 Letters = npt.NDArray[np.uint8]
 
 #: Kinds of letters that are counted: more tell no better which texts cannot be alike.
@@ -56,14 +57,31 @@ def sketches(folded: Sequence[str], run: int = RUN) -> Numbers:
     made = np.full((len(folded), SIZE), EMPTY, dtype=NUMBERS)
     row = 0
     for chunk in _chunks(folded):
-        hashes = _hashes(np.frombuffer(b"".join(chunk), dtype=np.uint8), run)
-        start = 0
-        for raw in chunk:
-            found = _smallest(hashes[start : max(start, start + len(raw) - run + 1)])
-            made[row, : len(found)] = found
-            start += len(raw)
-            row += 1
+        _sketch(chunk, run, made[row : row + len(chunk)])
+        row += len(chunk)
     return made
+
+
+def _sketch(chunk: Sequence[bytes], run: int, made: Numbers) -> None:
+    """Fill the rows of `made`, all texts at once: of each, those hashes that can be among its smallest are sorted."""
+    hashes = _hashes(np.frombuffer(b"".join(chunk), dtype=np.uint8), run)
+    lengths = np.array([len(raw) for raw in chunk])
+    starts = np.cumsum(lengths) - lengths
+    runs = np.maximum(0, lengths - run + 1)
+    small = np.minimum(EMPTY, (3 * SIZE << 32) // np.maximum(1, runs)).astype(NUMBERS)
+    text = np.repeat(np.arange(len(chunk)), lengths)[: len(hashes)]
+    few = np.flatnonzero(hashes <= small[text])
+    few = few[few - starts[text[few]] < runs[text[few]]]  # a run does not go on into the next text
+    found = _distinct((text[few].astype(np.uint64) << np.uint64(32)) | hashes[few])
+    text = (found >> np.uint64(32)).astype(np.int64)
+    counts = np.bincount(text, minlength=len(chunk))
+    rank = np.arange(len(found)) - (np.cumsum(counts) - counts)[text]
+    first = rank < SIZE
+    made[text[first], rank[first]] = found[first].astype(NUMBERS)
+    for index in np.flatnonzero((counts < SIZE) & (small < EMPTY)).tolist():
+        # It says the same again and again.
+        whole = _distinct(hashes[starts[index] : starts[index] + runs[index]])[:SIZE]
+        made[index, : len(whole)] = whole
 
 
 def letters(folded: Sequence[str]) -> Letters:
@@ -135,17 +153,8 @@ def _mixed(values: Numbers) -> Numbers:
     return values
 
 
-def _smallest(values: Numbers) -> Numbers:
-    """The SIZE smallest different ones, in order."""
-    if len(values) > 4 * SIZE:
-        few = _distinct(np.partition(values, 2 * SIZE)[: 2 * SIZE])
-        if len(few) >= SIZE:
-            return few[:SIZE]
-    return _distinct(values)[:SIZE]
-
-
-def _distinct(values: Numbers) -> Numbers:
-    """The different ones in order; for so few, NumPy's own `unique` takes three times as long."""
+def _distinct(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """The different ones in order; NumPy's own `unique` hashes, which takes longer."""
     ordered = np.sort(values)
     keep = np.ones(len(ordered), dtype=np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=keep[1:])
