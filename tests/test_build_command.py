@@ -104,10 +104,10 @@ def save(path: Path, count: int, topic: str, system: str | None = None) -> Path:
         {
             "messages": [
                 *first,
-                {"role": "user", "content": f"What of {topic} number {n}?"},
+                {"role": "user", "content": f"What of {topic} number {n}, of {topic * 6}?"},
                 {
                     "role": "assistant",
-                    "content": f"def {topic}_{n}(x):\n    return x + {n}\n\n# and that is {topic} {n}",
+                    "content": f"def {topic}_{n}(x):\n    return x + {n}\n\n# and that is {topic * 9} {n}",
                 },
             ]
         }
@@ -416,8 +416,8 @@ def test_rows_keep_the_form_after_an_import(typed: Typed, tmp_path: Path) -> Non
 
 def test_duplicates_may_be_kept(typed: Typed, tmp_path: Path) -> None:
     records = [
-        {"messages": [{"role": "system", "content": f"s{n}"}, {"role": "user", "content": "How?"},
-                      {"role": "assistant", "content": "In the same words each time."}]}
+        {"messages": [{"role": "system", "content": f"s{n}"}, {"role": "user", "content": "How do you say it?"},
+                      {"role": "assistant", "content": "In the same words each time, however long they may be."}]}
         for n in range(5)
     ]  # fmt: skip
     (tmp_path / "d").write_text("".join(json.dumps(record) + "\n" for record in records))

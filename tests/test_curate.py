@@ -1,114 +1,26 @@
-"""From the library to a dataset: secrets, quality, duplicates, the split for life, frozen files."""
+"""From the library to a dataset: secrets, quality, frozen files."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.saying import example
 
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import build, dataset
-from meton_plugins.finetune.curate.duplicates import fold, key, unique
 from meton_plugins.finetune.curate.quality import judge, least
 from meton_plugins.finetune.curate.sources import Source
-from meton_plugins.finetune.curate.split import assign, target
 from meton_plugins.finetune.errors import DataError, NotFound, UsageError
-from meton_plugins.finetune.library import Example, Library
-from meton_plugins.finetune.library.records import Split
+from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.settings import BuildSettings
 from meton_plugins.finetune.turn import Message, ToolUse, Turn
-
-
-def example(name: str = "e1", session: str = "s1", **more: Any) -> Example:
-    values = {"question": f"Question {name}?", "answer": f"A long enough answer {name}.", "at": "2026-03-02T09:00:00"}
-    return Example.model_validate({"id": name, "session": session, "source": "meton", **values, **more})
-
-
-def sessions(count: int, each: int = 1, **more: Any) -> list[Example]:
-    return [example(f"e{s}x{n}", f"s{s}", **more) for s in range(count) for n in range(each)]
-
-
-def test_duplicates_are_equal_but_for_case_width_and_space() -> None:
-    one = example("a", answer="Use  FastAPI\n now.")
-    same = example("b", question=one.question.upper(), answer="use ＦastAPI now.")
-    other = example("c", question=one.question, answer="Use Flask now.")
-    assert key(one) == key(same) != key(other)
-    assert fold(" ﬁne\tTEXT ") == "fine text"
-    assert [e.id for e in unique([one, same, other])] == ["a", "c"]
-    rated = same.model_copy(update={"score": 5})
-    assert [e.id for e in unique([one, rated, other])] == ["b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("count", "each", "judging"),
-    [(1, 30, 0), (2, 10, 0), (3, 1, 1), (12, 1, 1), (20, 1, 2), (40, 1, 8), (200, 1, 20), (100, 5, 50)],
-)
-def test_sizes_of_the_sides(count: int, each: int, judging: int) -> None:
-    examples = sessions(count, each)
-    sides = Counter(assign(examples, {e.id for e in examples}).values())
-    assert target(len(examples), count) == judging
-    assert sides["heldout"] == sides["validation"] == judging
-    assert sides["train"] == len(examples) - 2 * judging
-
-
-@pytest.mark.parametrize(
-    "sizes", [(100, 1, 1), (10, 10, 4), (1, 1, 1), (1000, 30, 30, 1)], ids=lambda sizes: "-".join(map(str, sizes))
-)
-def test_every_side_has_somebody_from_three_conversations_on(sizes: tuple[int, ...]) -> None:
-    examples = [example(f"e{s}x{n}", f"s{s}") for s, size in enumerate(sizes) for n in range(size)]
-    sides = Counter(assign(examples, {e.id for e in examples}).values())
-    assert set(sides) == {"train", "validation", "heldout"}
-    assert sides["train"] >= max(sizes)
-
-
-def test_a_conversation_and_its_duplicates_lie_on_one_side() -> None:
-    examples = sessions(60, 3)
-    copies = [
-        example(f"c{n}", f"copy{n}", question=examples[n * 9].question, answer=examples[n * 9].answer) for n in range(9)
-    ]
-    sides = assign(examples + copies, {e.id for e in examples + copies})
-    for session in {e.session for e in examples}:
-        assert len({sides[e.id] for e in examples if e.session == session}) == 1
-    for n, copy in enumerate(copies):
-        assert sides[copy.id] == sides[examples[n * 9].id]
-
-
-def with_sides(examples: list[Example], sides: dict[str, Split]) -> list[Example]:
-    return [e.model_copy(update={"split": sides.get(e.id, e.split)}) for e in examples]
-
-
-def test_a_side_is_for_life() -> None:
-    first = sessions(30)
-    sides = assign(first, {e.id for e in first})
-    assert assign(list(reversed(first)), {e.id for e in first}) == sides
-    grown = with_sides(first, sides) + [example(f"late{n}", f"new{n}") for n in range(70)]
-    later = assign(grown, {e.id for e in grown})
-    assert {name: later[name] for name in sides} == sides
-    assert Counter(later.values()) == {"train": 80, "validation": 10, "heldout": 10}
-
-
-def test_merged_groups_take_the_stricter_side() -> None:
-    pairs: list[tuple[Split, Split, Split]] = [
-        ("train", "heldout", "heldout"), ("train", "validation", "validation"), ("validation", "heldout", "heldout"),
-    ]  # fmt: skip
-    for one, other, stricter in pairs:
-        merged = [example("a", "s1", split=one), example("b", "s2", split=other, question="Question a?")]
-        merged[1] = merged[1].model_copy(update={"answer": merged[0].answer})
-        assert assign(merged, {"a", "b"}) == {"a": stricter, "b": stricter}
-
-
-def test_what_is_not_chosen_still_follows_its_conversation() -> None:
-    examples = sessions(12, 2)
-    sides = assign(examples, {e.id for e in examples if e.id.endswith("x0")})
-    assert len(sides) == 24
-    assert all(sides[e.id] == sides[e.id.replace("x1", "x0")] for e in examples)
 
 
 @pytest.fixture

@@ -185,3 +185,13 @@ def test_a_full_prompt_divides_where_metons_does() -> None:
     assert text[len(instructions) :].startswith("Recent Conversation:\nUSER: Hi\nASSISTANT: " + "x" * 200 + "...\n")
     assert "\nUser Query: Why?\n\nNow, think step by step" in text
     assert text.endswith("ready to give the final ANSWER")
+
+
+@pytest.mark.parametrize("question", ["Why?", "Two\n\nparagraphs and `code`", "What does User Query: mean?"])
+@pytest.mark.parametrize("tools", [(), (ToolUse(name="ls", output="a\n\nb"), ToolUse(name="cat", output="x"))])
+@pytest.mark.parametrize("context", [(), (Message(role="user", content="hi"), Message(role="assistant", content="ho"))])
+def test_a_question_is_found_in_its_prompt(
+    question: str, tools: tuple[ToolUse, ...], context: tuple[Message, ...]
+) -> None:
+    assert form.asked(form.prompt(question, context, tools)) == question
+    assert form.asked(question) == question

@@ -16,6 +16,7 @@ __all__ = [
     "COMPACT_INSTRUCTIONS",
     "Step",
     "answer_of",
+    "asked",
     "divide",
     "full_prompt",
     "keeps",
@@ -34,6 +35,8 @@ ACTION: a tool's name, or NONE
 ACTION_INPUT: JSON for the tool, or empty
 ANSWER: the final answer, or empty while a tool is needed"""
 
+QUERY: Final = "User Query: "
+RAN: Final = "Previous Tool Calls:"
 TAIL: Final = "Reply with THOUGHT, ACTION, ACTION_INPUT and ANSWER."
 
 #: The end of Meton's own prompt, from the question on (core/agent.py), for questions that no call was heard of.
@@ -151,10 +154,10 @@ def prompt(
         parts[0] += f"\nTools: {', '.join(offered)}"
     if context:
         parts.append(_conversation(context))
-    parts.append(f"User Query: {question.strip()}")
+    parts.append(f"{QUERY}{question.strip()}")
     if tools:
         lines = [f"- {tool.name}: {_cut(tool.output, TOOL_LIMIT)}" for tool in tools]
-        parts.append("\n".join(["Previous Tool Calls:", *lines]))
+        parts.append("\n".join([RAN, *lines]))
     parts.append(TAIL)
     return "\n\n".join(parts)
 
@@ -169,6 +172,15 @@ def keeps(text: str) -> bool:
     """Whether Meton can go on with `text`: an exact head `ANSWER:` is there, and an answer or a tool to run."""
     step = parse(text)
     return step is not None and any(match.group(1) == "ANSWER" for match in _EXACT.finditer(text))
+
+
+def asked(text: str) -> str:
+    """The question in what `prompt` made; another text as it is."""
+    start = text.find(f"\n\n{QUERY}")
+    if not text.startswith(COMPACT_INSTRUCTIONS) or start < 0:
+        return text
+    question = text[start + 2 + len(QUERY) :].removesuffix(f"\n\n{TAIL}")
+    return question.partition(f"\n\n{RAN}\n- ")[0]
 
 
 def score(text: str) -> float:

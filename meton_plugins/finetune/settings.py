@@ -73,6 +73,10 @@ class BuildSettings(_Options):
     quality_threshold: Fraction = Field(0.5, description="lowest quality score")
     unrated: bool = Field(False, description="take unrated candidates too")
     deduplicate: bool = Field(True, description="keep one of each set of duplicates, exact and near")
+    duplicate_threshold: float = Field(
+        85, ge=80, le=100, description="how alike two questions, and their answers, are as duplicates: 80 to 100"
+    )
+    heldout: str | None = Field(None, description="tag of your own held-out set: its conversations only ever judge")
     context_turns: int = Field(2, ge=0, le=4, description="earlier turns of the conversation put before a question")
     exclude_system: bool = Field(False, description="drop the system messages of imported chats")
     max_tag_share: float = Field(

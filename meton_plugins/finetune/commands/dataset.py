@@ -9,6 +9,7 @@ from ...host.api import Command
 from ..errors import UsageError
 from . import looking, ratings
 from .building import build
+from .duplicates import duplicates, leaks
 from .edge import guarded
 from .exporting import export
 from .harvesting import harvest
@@ -75,6 +76,8 @@ VERBS: Final = {
     "build": "freeze rated examples as a dataset",
     "versions": "the datasets built so far",
     "diff": "what differs between two datasets",
+    "duplicates": "what is there more than once, and what a build keeps of it",
+    "leaks": "prove that nothing of one side of the split is in another",
     "export": "chats for somebody else, names replaced if you want",
 }
 
@@ -91,5 +94,7 @@ WORK: Final[dict[str, Work]] = {
     "build": build,
     "versions": looking.versions,
     "diff": looking.diff,
+    "duplicates": duplicates,
+    "leaks": leaks,
     "export": export,
 }

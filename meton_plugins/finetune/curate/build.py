@@ -21,11 +21,13 @@ from ..library.records import Split
 from ..paths import check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import BuildSettings
 from ..turn import Message
+from .duplicates import compare
+from .duplicates import said as compared
 from .funnel import Funnel, sift
 from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, SourceEntry, TokenStats, read_manifest
 from .rows import PLAIN, plain_rows, prompt, rows, said
 from .sources import Source, check_sources, source_of, times
-from .split import assign
+from .split import assign, named
 
 __all__ = ["NAMES", "CountTokens", "Plan", "build", "plan", "rows_of"]
 
@@ -62,12 +64,16 @@ def plan(library: Library, settings: BuildSettings, sources: Sequence[Source] = 
     """What `build` would do, with nothing written; DataError where nothing would be left."""
     examples = sorted(library.find(steps=True), key=lambda example: (example.at, example.id))
     check_sources(sources, examples)
-    funnel = sift(examples, settings, sources)
+    alike = compare([compared(example) for example in examples], library)
+    funnel = sift(examples, settings, alike, sources)
     funnel.check()
-    made = Plan(funnel, assign(examples, {example.id for example in funnel.kept}), tuple(sources))
+    splits = assign(examples, {e.id for e in funnel.kept}, alike, named(library, settings.heldout))
+    made = Plan(funnel, splits, tuple(sources))
+    left = len(funnel.kept)
+    funnel.settle(made.splits)
     if not made.side("train"):
         raise DataError(
-            f"All {len(funnel.kept)} examples that are left belong to conversations kept for validation or held out"
+            f"All {left} examples that are left belong to conversations kept for validation or held out"
             f"{', or their source has too little weight' if sources else ''}: rate answers of other conversations."
         )
     return made

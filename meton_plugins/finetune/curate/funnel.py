@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from ..library import Example
 from ..settings import BuildSettings
 from ..turn import AGENT, Message, ToolUse
 from .balance import balanced
-from .duplicates import unique
+from .duplicates import Alike, unique
 from .manifest import Stage
 from .quality import judge, least
 from .secrets import placeholder_share, scrub
@@ -33,6 +33,13 @@ class Funnel:
     advice: dict[str, str] = field(default_factory=dict)
     secrets: Counter[str] = field(default_factory=Counter)
 
+    def settle(self, usable: Container[str]) -> None:
+        """Leave out what no side of the split may use: the same is, or was, on another."""
+        left = [example for example in self.kept if example.id in usable]
+        if len(left) < len(self.kept):
+            self.kept = left
+            self.stages.append(Stage(name="on one side only", kept=len(left)))
+
     def check(self) -> None:
         """DataError, naming the stage that took the last ones, where nothing is left."""
         before = 0
@@ -47,8 +54,8 @@ class Funnel:
             before = stage.kept
 
 
-def sift(examples: Sequence[Example], settings: BuildSettings, sources: Sequence[Source] = ()) -> Funnel:
-    """Take `examples`, all or those of `sources`, through every stage of `settings`."""
+def sift(examples: Sequence[Example], settings: BuildSettings, alike: Alike, sources: Sequence[Source] = ()) -> Funnel:
+    """Take `examples`, all or those of `sources`, through every stage of `settings`; `alike` names the duplicates."""
     funnel = Funnel(list(examples))
     funnel.stages.append(Stage(name="found", kept=len(funnel.kept)))
 
@@ -92,7 +99,7 @@ def sift(examples: Sequence[Example], settings: BuildSettings, sources: Sequence
         lambda e: None if placeholder_share(e.target) <= MOSTLY else "mostly secrets",
     )
     if settings.deduplicate:
-        funnel.kept = unique(funnel.kept)
+        funnel.kept = unique(funnel.kept, alike, settings.duplicate_threshold)
         funnel.stages.append(Stage(name="unique", kept=len(funnel.kept)))
     if settings.max_tag_share < 1:
         funnel.kept, left = balanced(funnel.kept, settings.max_tag_share)

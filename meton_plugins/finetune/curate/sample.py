@@ -14,6 +14,7 @@ from ..settings import BuildSettings
 from ..turn import AGENT
 from . import dataset
 from .build import plan, rows_of
+from .duplicates import compare, said
 from .funnel import sift
 from .manifest import MANIFEST, Row
 from .rows import rows
@@ -93,7 +94,7 @@ def _of_example(library: Library, name: str, settings: BuildSettings) -> Sample:
 
 def _sifted(example: Example, settings: BuildSettings) -> tuple[Example, list[str]]:
     """The example as a build would take it, or itself with the reason why none would."""
-    funnel = sift([example], settings)
+    funnel = sift([example], settings, compare([said(example)]))
     try:
         funnel.check()
     except DataError:

@@ -14,6 +14,7 @@ from ..library.records import Counts
 from ..library.summary import TagCount, Week, summarize
 from ..settings import BuildSettings
 from .build import CountTokens
+from .duplicates import compare, said
 from .funnel import sift
 from .rows import rows
 
@@ -85,7 +86,8 @@ def tokens(
     library: Library, settings: BuildSettings, base: str, count_tokens: CountTokens, ctx_size: int
 ) -> Tokens | None:
     """The tokens of all rows that `settings` would give, read by `base`; None where there would be none."""
-    kept = sift(sorted(library.find(steps=True), key=lambda example: (example.at, example.id)), settings).kept
+    examples = sorted(library.find(steps=True), key=lambda example: (example.at, example.id))
+    kept = sift(examples, settings, compare([said(example) for example in examples], library)).kept
     chats = [row.messages for example in kept for row in rows(example, settings)]
     counts = count_tokens(chats)
     if not counts:

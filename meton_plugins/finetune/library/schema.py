@@ -62,10 +62,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         )""",
         # What the user had forgotten, by the hash of its words: a later harvest or import leaves it out.
         "CREATE TABLE tombstones (sha256 TEXT PRIMARY KEY, at TEXT NOT NULL)",
-        # Near-duplicates: which examples were compared, by the hash of what was compared, and what was alike.
+        # Near-duplicates: which examples were compared, by the hash of what was compared, and what was alike. `head`
+        # is the example that stands for all with the same words: when it goes, the others are compared anew.
         """CREATE TABLE compared (
             example TEXT PRIMARY KEY REFERENCES examples (id) ON DELETE CASCADE,
-            mark BLOB NOT NULL
+            head TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
+            mark BLOB NOT NULL,
+            print BLOB NOT NULL
         )""",
         """CREATE TABLE alike (
             a TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
@@ -75,6 +78,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (a, b)
         )""",
         "CREATE INDEX alike_b ON alike (b)",
+        "CREATE INDEX compared_head ON compared (head)",
     ),
 )
 VERSION: Final = len(MIGRATIONS)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ..errors import BusyError, DataError, NotFound
 from ..paths import private_dir
 from ..turn import AGENT, Call, Turn, storable
+from . import alike
 from .intake import Offered, digest, now, steps_of, take
 from .records import CANDIDATE, GOOD, IMPORTED, Counts, Example, Split
 from .schema import prepare
@@ -130,6 +131,21 @@ class Library:
             connection.executemany(
                 "UPDATE examples SET split = ? WHERE id = ?", [(split, name) for name, split in splits.items()]
             )
+
+    def tagged(self, tag: str) -> set[str]:
+        """Ids of the examples with this tag."""
+        with self._reading() as connection:
+            return {row[0] for row in connection.execute("SELECT example FROM tags WHERE tag = ?", (tag,))}
+
+    def compared(self) -> tuple[list[alike.Compared], list[alike.Pair]]:
+        """Which examples were compared with all others, and which pairs were found alike."""
+        with self._reading() as connection:
+            return alike.known(connection), alike.pairs(connection)
+
+    def keep_compared(self, change: alike.Change) -> None:
+        """Remember new comparisons, and forget those of words that are no more."""
+        with self._writing() as connection:
+            alike.keep(connection, change)
 
     def get(self, name: str) -> Example:
         """The example of this id, or of the only id that begins so (four characters or more); NotFound otherwise."""
