@@ -57,7 +57,11 @@ def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> N
             session=f"feedback-{name}", at=at if isinstance(at, str) else "", question=question, answer=answer,
             source="feedback", failure=failure(answer, []),
         )  # fmt: skip
-        example = library.get(library.take(turn))
+        taken = library.take(turn)
+        if taken is None:  # the user had it forgotten
+            library.take_feedback(name)
+            return
+        example = library.get(taken)
     if example.score is None:
         try:
             if better.strip():

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..errors import BusyError, ConfigError, DataError, FinetuneError, NotFound
-from ..library import Library
+from ..library import Example, Library
 from ..paths import Home
 from ..settings import HarvestSettings, load
 from ..told import Told
@@ -26,6 +26,7 @@ __all__ = ["HINT", "LiveTurns"]
 HINT: Final = "/+ good  /- bad  /fix correct it"
 PRIVATE: Final = "This session is private: nothing of it is kept, so there is no answer of it to rate."
 OFF: Final = "Harvesting is off, so this answer was not kept: /dataset harvest on keeps the next ones."
+FORGOTTEN: Final = "You had an answer of these very words forgotten, so this one was not kept."
 
 #: Longer than the library waits for another writer.
 RATE_SECONDS: Final = 35.0
@@ -110,7 +111,7 @@ class LiveTurns:
             return None
         try:
             with Library(self._home.library) as library:
-                found = [library.get(name) for name in sorted(names)]
+                found = [example for name in sorted(names) for example in _still_there(library, name)]
                 counts = library.counts()
                 time = self._minutes(library)
         except FinetuneError:
@@ -151,6 +152,7 @@ class LiveTurns:
             # Opened for each turn: whoever deletes the folder finds nobody writing on in a file without a name.
             with Library(self._home.library) as library:
                 kept.name = library.take(clean)
+                kept.reason = FORGOTTEN if kept.name is None else None
         except FinetuneError as error:
             self._missed(kept, error.sentence)
         except Exception as error:
@@ -183,3 +185,11 @@ class LiveTurns:
             f"Answers of this chat are kept in {self._home.root}, rated or not, on this machine alone; what you do not "
             "rate never trains unless you ask. /dataset harvest off ends that."
         ]
+
+
+def _still_there(library: Library, name: str) -> list[Example]:
+    """The example, unless the user had it forgotten since."""
+    try:
+        return [library.get(name)]
+    except NotFound:
+        return []

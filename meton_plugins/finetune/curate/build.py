@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, TokenStats, r
 from .rows import prompt, rows, said
 from .split import assign
 
-__all__ = ["NAMES", "CountTokens", "Plan", "build", "plan"]
+__all__ = ["NAMES", "CountTokens", "Plan", "build", "deciding", "plan"]
 
 #: Tokens of each chat, as a base's tokenizer and chat template count them.
 CountTokens = Callable[[list[list[Message]]], list[int]]
@@ -79,7 +80,32 @@ def build(
     """
     if name is not None:
         check_name(name, "dataset")
-    made = _decided(library, settings)
+    with deciding(library):
+        return _build(library, settings, out, name, base, count_tokens)
+
+
+@contextmanager
+def deciding(library: Library) -> Iterator[None]:
+    """Nobody else builds or forgets meanwhile.
+
+    Two builds at once, each from a library without sides, could put one conversation on two of them; and a build that
+    had read an example could freeze it after it was forgotten.
+    """
+    private_dir(library.path.parent)
+    with FileLock(library.path.with_name("split.lock"), mode=0o600):
+        yield
+
+
+def _build(
+    library: Library,
+    settings: BuildSettings,
+    out: Path,
+    name: str | None,
+    base: dict[str, Any] | None,
+    count_tokens: CountTokens | None,
+) -> Manifest:
+    made = plan(library, settings)
+    library.assign(made.splits)
     sides = {split: [row for example in made.side(split) for row in rows(example, settings)] for split in FILES}
     content = {FILES[split]: _lines([row.model_dump() for row in side]) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
@@ -106,15 +132,6 @@ def build(
         with replacing(out / NAMES / name, "w") as file:
             file.write(manifest.id + "\n")
     return manifest
-
-
-def _decided(library: Library, settings: BuildSettings) -> Plan:
-    """The plan, with its sides on record."""
-    # Two builds at once, each from a library without sides, could put one conversation on two of them.
-    with FileLock(library.path.with_name("split.lock"), mode=0o600):
-        made = plan(library, settings)
-        library.assign(made.splits)
-    return made
 
 
 def _pairs(made: Plan, settings: BuildSettings) -> list[dict[str, Any]]:

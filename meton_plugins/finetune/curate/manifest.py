@@ -14,7 +14,18 @@ from ..library.records import Split
 from ..settings import BuildSettings
 from ..turn import Message
 
-__all__ = ["FILES", "MANIFEST", "PAIRS", "FileEntry", "Manifest", "Row", "Stage", "TokenStats", "read_manifest"]
+__all__ = [
+    "FILES",
+    "MANIFEST",
+    "PAIRS",
+    "FileEntry",
+    "Manifest",
+    "Redaction",
+    "Row",
+    "Stage",
+    "TokenStats",
+    "read_manifest",
+]
 
 MANIFEST: Final = "manifest.json"
 PAIRS: Final = "pairs.jsonl"
@@ -77,6 +88,17 @@ class TokenStats(BaseModel):
         )
 
 
+class Redaction(BaseModel):
+    """What was taken out of a frozen dataset because the user had it forgotten. `files`: hash before and after."""
+
+    at: str
+    #: Stands for what was forgotten, without naming it.
+    forgotten: str
+    #: Lines that went, by file.
+    lines: dict[str, int]
+    files: dict[str, tuple[str, str]]
+
+
 class Manifest(BaseModel):
     """manifest.json, written last: where it exists, the dataset is whole."""
 
@@ -94,6 +116,8 @@ class Manifest(BaseModel):
     secrets: dict[str, int]
     files: dict[str, FileEntry]
     tokens: TokenStats | None = None
+    #: The id stays what it was: runs name it.
+    redacted: list[Redaction] = Field(default_factory=list)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -10,8 +10,9 @@ from typing import Final
 
 from ..errors import DataError
 from ..paths import replacing_path
+from .index import keep_index
 
-__all__ = ["VERSION", "backup_of", "prepare"]
+__all__ = ["VERSION", "backup_of", "copies", "prepare"]
 
 #: `MIGRATIONS[n]` leads from version n to n+1; a library of an older version is upgraded when it is opened.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -75,6 +76,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (a, b)
         )""",
         "CREATE INDEX alike_b ON alike (b)",
+        # What an example said before its question was edited, by hash: forgetting it means those words, too.
+        """CREATE TABLE former (
+            example TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
+            sha256 TEXT NOT NULL,
+            PRIMARY KEY (example, sha256)
+        )""",
+        # Examples whose forgetting has begun: where it was killed, the next one finishes it.
+        "CREATE TABLE forgetting (example TEXT PRIMARY KEY)",
     ),
 )
 VERSION: Final = len(MIGRATIONS)
@@ -85,12 +94,21 @@ def backup_of(path: Path, version: int) -> Path:
     return path.with_name(f"{path.stem}.v{version}{path.suffix}")
 
 
+def copies(path: Path) -> list[Path]:
+    """What upgrades left beside the library at `path`: copies of older versions, also halves of a killed upgrade."""
+    name = f"{path.stem}.v*{path.suffix}"
+    return sorted([*path.parent.glob(f"{name}*"), *path.parent.glob(f".{name}.*.tmp*")])
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the library at `path` to this version, an older one copied first; DataError where a newer one wrote it."""
     _write_ahead(connection)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
+    # What is deleted or written over is zeroed: a correction that was thought better of, an example forgotten.
+    connection.execute("PRAGMA secure_delete = ON")
     if _version(connection) == VERSION:
+        keep_index(connection)
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -103,6 +121,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         for step in MIGRATIONS[found:]:
             for statement in step:
                 connection.execute(statement)
+        keep_index(connection)
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
