@@ -12,6 +12,8 @@ from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
 from . import ratings
 from .edge import guarded, note, show_json
+from .editing import edit, search, tag
+from .forgetting import forget
 from .harvesting import harvest, take
 from .options import HelpWanted, Parser, flags_of, settings_from, split
 
@@ -64,11 +66,12 @@ def _list(host: Host, home: Home, rest: str) -> int:
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many; 0 for all (default: 20)")
     parser.add_argument("--unrated", action="store_true", help="only those without a rating")
     parser.add_argument("--search", metavar="TEXT", help="only those that hold this text")
+    parser.add_argument("--tag", metavar="WORD", help="only those with this tag")
     words = parser.parse_args(split(rest))
     if words.limit < 0:
         raise UsageError("--limit takes a number from 0 up.")
     with _library(home) as library:
-        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search)
+        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search, tag=words.tag)
     if host.json:
         show_json(host, [{**example.model_dump(exclude={"steps"}), "status": example.status} for example in found])
         return 0
@@ -220,7 +223,11 @@ VERBS: Final = {
     "fix": "put your own text in an answer's place",
     "harvest": "take conversation files into the library; on or off for the chat",
     "list": "examples, newest first",
+    "search": "find examples by what they say",
     "show": "one example whole, with its quality score",
+    "edit": "change what an example asks or answers",
+    "tag": "put tags on examples, take them off, list them",
+    "forget": "remove examples for good, wherever they are",
     "stats": "how the library stands",
     "build": "freeze rated examples as a dataset",
     "versions": "the datasets built so far",
@@ -232,7 +239,11 @@ RATINGS: Final = {"rate": ratings.rate, "fix": ratings.fix}
 WORK: Final[dict[str, Work]] = {
     "harvest": harvest,
     "list": _list,
+    "search": search,
     "show": _show,
+    "edit": edit,
+    "tag": tag,
+    "forget": forget,
     "stats": _stats,
     "build": _build,
     "versions": _versions,

@@ -49,11 +49,13 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
     if not examples:
         say(host, "No example matches.")
         return
-    table = _table("id", "when", "score", "question", "answer")
+    tagged = any(example.tags for example in examples)
+    table = _table("id", "when", "score", "question", "answer", *(["tags"] if tagged else []))
     for example in examples:
         score = "·" if example.score is None else f"{example.score}{'*' if example.correction is not None else ''}"
         when = example.at[:16].replace("T", " ")
-        table.add_row(example.id, when, score, _cell(example.question), _cell(example.target))
+        tags = [Text(", ".join(example.tags))] if tagged else []
+        table.add_row(example.id, when, score, _cell(example.question), _cell(example.target), *tags)
     host.console.print(table)
     if any(example.correction is not None for example in examples):
         note(host, "* corrected by you")
@@ -75,6 +77,8 @@ def shown(host: Host, example: Example, quality: Quality, calls: int = 0) -> Non
         rows["origin"] = example.origin
     if example.failure:
         rows["failure"] = example.failure
+    if example.tags:
+        rows["tags"] = ", ".join(example.tags)
     if calls:
         rows["model calls"] = str(calls)
     if example.tools:

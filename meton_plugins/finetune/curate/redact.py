@@ -27,6 +27,9 @@ JOURNAL: Final = ".redaction.json"
 #: What of an earlier message surely is in a row, which shows `form.CONTEXT_LIMIT` characters of it.
 SHOWN: Final = form.CONTEXT_LIMIT - 40
 
+#: An answer of so many characters is known without its question, which may have been cut off before it.
+TELLING: Final = 40
+
 _HALF_PLACEHOLDER: Final = re.compile(r"<[A-Z_]*\d*\Z")
 _QUERY: Final = re.compile(rf"User Query: (.*?)(?:\n\nPrevious Tool Calls:|\n\n{re.escape(form.TAIL)}|\Z)", re.DOTALL)
 _RESULTS: Final = "\n\nTool results:\n"
@@ -62,6 +65,8 @@ def redact(folder: Path, what: Forgotten, at: str) -> Redaction | None:
         # `latest` is the one built last, not the one redacted last.
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     (folder / JOURNAL).unlink()
+    for half in folder.glob(".*.tmp"):  # of a redaction that was killed
+        half.unlink()
     return redaction
 
 
@@ -90,9 +95,8 @@ def _planned(folder: Path, what: Forgotten, at: str) -> Manifest | None:
     except (NotFound, DataError) as error:
         raise DataError(f"{error.sentence} Remove {folder}, because it holds what is to be forgotten.") from error
     changes: dict[str, tuple[str, str]] = {}
-    files, counts, examples, sessions = (
-        dict(each) for each in (manifest.files, manifest.counts, manifest.examples, manifest.sessions)
-    )
+    files, counts = dict(manifest.files), dict(manifest.counts)
+    examples, sessions = dict(manifest.examples), dict(manifest.sessions)
     for name in lines:
         raw = (folder / name).read_bytes()
         left = _left(raw, what)
@@ -154,7 +158,7 @@ def _holds(value: dict[str, Any], what: Forgotten, pieces: dict[str, list[tuple[
     if not turns:
         return False
     whole = settled("\n".join([*texts, str(value.get("chosen", "")), str(value.get("rejected", ""))]))
-    return any(question in whole and answer in whole for question, answer in turns)
+    return any(answer in whole and (len(answer) >= TELLING or question in whole) for question, answer in turns)
 
 
 def _example(value: dict[str, Any]) -> str:

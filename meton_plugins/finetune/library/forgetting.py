@@ -44,8 +44,13 @@ def seek(connection: sqlite3.Connection, ids: Iterable[str]) -> Forgotten:
     query = "SELECT id, identity, session, question, answer, correction FROM examples"
     rows = {row[0]: row for row in connection.execute(query)}
     contents = {name: _contents(*row[3:]) for name, row in rows.items()}
-    wanted = {mark for name in named & rows.keys() for mark in contents[name]}
-    found = [name for name in rows if name in named or not wanted.isdisjoint(contents[name])]
+    found, wanted = list(named & rows.keys()), set[str]()
+    while True:
+        wanted |= {mark for name in found for mark in contents[name]}
+        more = [name for name in rows if not wanted.isdisjoint(contents[name])]
+        if len(more) == len(found):
+            break
+        found = more
     marks: set[str] = set()
     said: dict[str, list[tuple[str, str]]] = {}
     for name in found:

@@ -100,7 +100,13 @@ class Run:
 
     def redact(self, note: Redacted) -> None:
         """Note that words which the run saw were forgotten; once, however often a killed forgetting begins again."""
-        kept = [old for old in self.redacted if old.forgotten != note.forgotten]
+        before = self.redacted
+        for old in before:
+            if old.forgotten == note.forgotten:
+                # It counts what is left; some rows may have gone before it was killed.
+                most = {"trained": max(old.trained, note.trained), "judged": max(old.judged, note.judged)}
+                note = old.model_copy(update=most)
+        kept = [old for old in before if old.forgotten != note.forgotten]
         write_json(self.folder / REDACTED, [line.model_dump() for line in (*kept, note)])
 
     def control(self, want: str) -> None:
