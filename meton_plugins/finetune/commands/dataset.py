@@ -15,6 +15,7 @@ from .edge import guarded, note, show_json
 from .editing import edit, search, tag
 from .forgetting import forget
 from .harvesting import harvest, take
+from .keeping import backup, restore
 from .options import HelpWanted, Parser, flags_of, settings_from, split
 
 if TYPE_CHECKING:
@@ -231,6 +232,8 @@ VERBS: Final = {
     "stats": "how the library stands",
     "build": "freeze rated examples as a dataset",
     "versions": "the datasets built so far",
+    "backup": "one archive of library, datasets, run records and adapters",
+    "restore": "put a backup in the place of the data folder",
 }
 
 #: The words that mean the chat's last answer where no other is named.
@@ -247,4 +250,6 @@ WORK: Final[dict[str, Work]] = {
     "stats": _stats,
     "build": _build,
     "versions": _versions,
+    "backup": backup,
+    "restore": restore,
 }

@@ -13,7 +13,7 @@ from ..turn import Message, Turn
 from .quotes import Quotes
 from .records import alone, content_mark, identity
 
-__all__ = ["Forgotten", "bury", "obeyed", "purge", "seek"]
+__all__ = ["Forgotten", "bury", "dead", "obeyed", "purge", "seek"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,14 @@ def seek(connection: sqlite3.Connection, ids: Iterable[str]) -> Forgotten:
             if before.role == "user" and content_mark(*turn) in marks and turn not in said.get(session, ()):
                 said.setdefault(session, []).append(turn)
     return Forgotten(tuple(found), tuple(name for name in found if name not in named), frozenset(marks), said)
+
+
+def dead(connection: sqlite3.Connection) -> list[str]:
+    """Ids of the examples whose words are to stay forgotten."""
+    buried = {row[0] for row in connection.execute("SELECT sha256 FROM tombstones")}
+    query = "SELECT id, identity, question, answer, correction FROM examples"
+    rows = connection.execute(query) if buried else ()
+    return [name for name, key, *words in rows if key in buried or not buried.isdisjoint(_contents(*words))]
 
 
 def bury(connection: sqlite3.Connection, what: Forgotten, at: str) -> None:

@@ -95,9 +95,9 @@ def backup_of(path: Path, version: int) -> Path:
 
 
 def copies(path: Path) -> list[Path]:
-    """What upgrades left beside the library at `path`: copies of older versions, also halves of a killed upgrade."""
-    name = f"{path.stem}.v*{path.suffix}"
-    return sorted([*path.parent.glob(f"{name}*"), *path.parent.glob(f".{name}.*.tmp*")])
+    """Copies beside the library at `path`: those of older versions, and what a killed upgrade or backup left."""
+    old, left = f"{path.stem}.v*{path.suffix}*", f".{path.stem}.*.tmp*"
+    return sorted([*path.parent.glob(old), *path.parent.glob(left)])
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:

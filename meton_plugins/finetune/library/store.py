@@ -112,10 +112,22 @@ class Library(Reading):
         with self._reading() as connection:
             return forgetting.seek(connection, ids)
 
-    def buried(self) -> set[str]:
-        """The marks of all that is to stay forgotten."""
+    def tombstones(self) -> dict[str, str]:
+        """The marks of all that is to stay forgotten, and since when."""
         with self._reading() as connection:
-            return {row[0] for row in connection.execute("SELECT sha256 FROM tombstones")}
+            return dict(connection.execute("SELECT sha256, at FROM tombstones"))
+
+    def private_sessions(self) -> set[str]:
+        """The hashes of the sessions that are to be kept out."""
+        with self._reading() as connection:
+            return {row[0] for row in connection.execute("SELECT sha256 FROM private_sessions")}
+
+    def obey(self, tombstones: Mapping[str, str], private: Iterable[str] = ()) -> list[str]:
+        """Take over what another library has to keep out: ids of the examples here that are to be forgotten by it."""
+        with self._writing() as connection:
+            connection.executemany("INSERT OR IGNORE INTO tombstones VALUES (?, ?)", list(tombstones.items()))
+            connection.executemany("INSERT OR IGNORE INTO private_sessions VALUES (?)", [(one,) for one in private])
+            return forgetting.dead(connection)
 
     def bury(self, what: Forgotten) -> None:
         """From now on no harvest, turn or import brings `what` back; until `compact` it counts as unfinished."""

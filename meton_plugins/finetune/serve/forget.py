@@ -57,7 +57,8 @@ class Receipt:
     """What a forgetting did, and what it could not reach.
 
     `cleaned` examples had it in what went before them; `quoting` ones still say its words themselves. `files` of the
-    data folder and `conversations` of the host hold the words still; `backups` were made while they were there.
+    data folder and `conversations` of the host hold the words still; `backups`, and folders that a
+    restore kept, were made while they were there.
     """
 
     examples: list[str]
@@ -137,6 +138,9 @@ def _finish(home: Home, library: Library, what: Forgotten, conversations: Sequen
     known = [path for folder in dict.fromkeys(conversations) for path in _of_the_host(folder)]
     receipt.conversations = [str(path) for path in _quoting(known, quotes)]
     receipt.backups = [path for path in Told(home.told).all(BACKUPS) if Path(path).exists()]
+    root = home.root.resolve()
+    for beside in (f"{root.name}.before-restore-*", f".{root.name}.restore-*"):
+        receipt.backups += [str(path) for path in sorted(root.parent.glob(beside))]
     return receipt
 
 
