@@ -234,7 +234,7 @@ def test_calls_are_kept_and_their_instructions_stored_once(library: Library) -> 
     assert calls[0].whole == "be Meton " * 7000 + "User Query: 1"
     assert rows(library.path, "SELECT count(*) FROM instructions") == [(1,)]
     library.close()
-    assert library.path.stat().st_size < 4 * 63_000
+    assert library.path.stat().st_size < 4 * 63_000, "instructions once, and an empty index"
     by_id = {e.id: e.steps for e in library.find(steps=True)}
     assert by_id[ids[3]] == ("ANSWER: 1", "ANSWER: 3")
     assert {e.steps for e in library.find()} == {()}
