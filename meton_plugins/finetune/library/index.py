@@ -85,6 +85,8 @@ def candidates(connection: sqlite3.Connection, words: Sequence[str]) -> Iterator
     What the user typed is only ever a quoted string of the query, so that nothing in it is an operator.
     """
     threes = dict.fromkeys(word[i : i + 3] for word in words for i in range(len(word) - SHORTEST + 1))
+    # SQL ends a string at a NUL.
+    threes = {three: None for three in threes if "\0" not in three}
     if not threes or not _able(connection):
         return None
     step = -(-len(threes) // MOST)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, NamedTuple
 
-from .index import candidates
+from .index import SHORTEST, candidates
 from .records import Example
 
 __all__ = ["Hit", "Match", "Piece", "search"]
@@ -17,11 +18,14 @@ __all__ = ["Hit", "Match", "Piece", "search"]
 #: So many matches, the newest ones, are ranked: a word that is everywhere would otherwise read the whole library.
 POOL: Final = 300
 #: Rows fetched at a time.
-BATCH: Final = 60
-#: Characters shown before and after what was found.
+BATCH: Final = 100
+#: Characters shown before what was found; twice as many after it.
 AROUND: Final = 60
 
 FIELDS: Final = ("question", "answer", "correction")
+
+#: Rank, number of the field, and the row: id and fields.
+_Found = tuple[float, int, tuple[str, ...]]
 
 
 class Piece(NamedTuple):
@@ -31,14 +35,12 @@ class Piece(NamedTuple):
     marks: list[tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """An example by id, and the field in which the words are found best."""
 
     name: str
     field: str
     piece: Piece
-    rank: float
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,31 @@ class Hit:
 
 def search(connection: sqlite3.Connection, words: Sequence[str], limit: int) -> list[Match]:
     """At most `limit` of the examples that hold all of `words`, the best first."""
+    folded = [word.casefold() for word in words]
+    found: list[_Found] = []
+    if len(words) > 1 and min(map(len, words)) < SHORTEST:
+        # The index does not know the short one alone, but it knows it beside the others.
+        found = _found(_rows(connection, [" ".join(words)]), folded)
+    if len(found) < limit:
+        found = _found(_rows(connection, words), folded)
+    # They come newest first, and sorting keeps that order among equals.
+    best = sorted(found, key=lambda match: -match[0])[:limit]
     patterns = [re.compile(re.escape(word), re.IGNORECASE) for word in words]
     phrase = re.compile(r"\s+".join(re.escape(word) for word in words), re.IGNORECASE)
-    matches: list[Match] = []
-    for name, *texts in _rows(connection, words):
-        whole = "\0".join(texts).casefold()
-        if all(word.casefold() in whole for word in words):
-            matches.append(_match(name, texts, patterns, phrase))
-            if len(matches) == POOL:
+    return [Match(row[0], FIELDS[field], _piece(row[1 + field], phrase, patterns)) for _, field, row in best]
+
+
+def _found(rows: Iterable[tuple[str, ...]], words: Sequence[str]) -> list[_Found]:
+    """Those of `rows` that do hold all of `words`, at most POOL."""
+    found: list[_Found] = []
+    for row in rows:
+        texts = [text.casefold() for text in row[1:]]
+        if all(any(word in text for text in texts) for word in words):
+            ranks = [_rank(field, text, words) for field, text in enumerate(texts)]
+            found.append((max(ranks), ranks.index(max(ranks)), row))
+            if len(found) == POOL:
                 break
-    # They come newest first, and sorting keeps that order among equals.
-    return sorted(matches, key=lambda match: -match.rank)[:limit]
+    return found
 
 
 def _rows(connection: sqlite3.Connection, words: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -70,46 +86,42 @@ def _rows(connection: sqlite3.Connection, words: Sequence[str]) -> Iterator[tupl
     columns = "id, question, answer, coalesce(correction, '')"
     names = candidates(connection, words)
     if names is None:
-        marks = " AND ".join(
-            ["(holds(question, ?) OR holds(answer, ?) OR holds(coalesce(correction, ''), ?))"] * len(words)
+        holds = "(holds(question, ?) OR holds(answer, ?) OR holds(coalesce(correction, ''), ?))"
+        query = (
+            f"SELECT {columns} FROM examples WHERE {' AND '.join([holds] * len(words))} ORDER BY at DESC, rowid DESC"
         )
-        values = [word.casefold() for word in words for _ in FIELDS]
-        yield from connection.execute(f"SELECT {columns} FROM examples WHERE {marks} ORDER BY at DESC", values)
+        yield from connection.execute(query, [word.casefold() for word in words for _ in FIELDS])
         return
-    while batch := [name for _, name in zip(range(BATCH), names, strict=False)]:
+    while batch := list(islice(names, BATCH)):
         query = f"SELECT {columns} FROM examples WHERE id IN ({', '.join('?' * len(batch))})"
         rows = {row[0]: row for row in connection.execute(query, batch)}
         yield from (rows[name] for name in batch if name in rows)
 
 
-def _match(name: str, texts: Sequence[str], patterns: Sequence[re.Pattern[str]], phrase: re.Pattern[str]) -> Match:
-    best = Match(name, FIELDS[0], Piece(texts[0][: 2 * AROUND], []), -1.0)
-    for field, text in zip(FIELDS, texts, strict=True):
-        counts = [sum(1 for _ in pattern.finditer(text)) for pattern in patterns]
-        held = sum(count > 0 for count in counts) / len(counts)
-        together = phrase.search(text)
-        rank = 2 * held + math.log1p(sum(counts)) / 4
-        if together:
-            rank += 2
-            # Whole words are more likely meant than parts of them.
-            rank += _edge(text, together.start()) + _edge(text, together.end())
-        rank += 0.5 if field == "question" and held else 0.0
-        if held and rank > best.rank:
-            first = together or next(found for pattern in patterns if (found := pattern.search(text)))
-            best = Match(name, field, _piece(text, first.start(), patterns), rank)
-    return best
+def _rank(field: int, text: str, words: Sequence[str]) -> float:
+    """How well `text` answers: words that it holds, together or not, whole or not; a question says what it is about."""
+    counts = [text.count(word) for word in words]
+    if not any(counts):
+        return 0.0
+    rank = 2 * sum(count > 0 for count in counts) / len(counts) + math.log1p(sum(counts)) / 4
+    phrase = " ".join(words)
+    place = text.find(phrase)
+    if place >= 0:
+        rank += 2 + _edge(text, place) + _edge(text, place + len(phrase))
+    return rank + (0.5 if field == 0 else 0.0)
 
 
 def _edge(text: str, place: int) -> float:
+    """Whole words are more likely meant than parts of them."""
     inside = 0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum()
     return 0.0 if inside else 0.5
 
 
-def _piece(text: str, place: int, patterns: Sequence[re.Pattern[str]]) -> Piece:
-    start = max(0, place - AROUND)
-    cut = " ".join(text[start : place + 2 * AROUND].split())
-    if start:
-        cut = f"… {cut}"
-    if place + 2 * AROUND < len(text):
-        cut = f"{cut} …"
-    return Piece(cut, sorted({found.span() for pattern in patterns for found in pattern.finditer(cut)}))
+def _piece(text: str, phrase: re.Pattern[str], patterns: Sequence[re.Pattern[str]]) -> Piece:
+    # Where folding made other letters of it (ß is ss), the words are there and have no place: its beginning is shown.
+    found = phrase.search(text) or next((match for pattern in patterns if (match := pattern.search(text))), None)
+    place = found.start() if found else 0
+    start, end = max(0, place - AROUND), place + 2 * AROUND
+    cut = " ".join(text[start:end].split())
+    cut = f"{'… ' if start else ''}{cut}{' …' if end < len(text) else ''}"
+    return Piece(cut, sorted({match.span() for pattern in patterns for match in pattern.finditer(cut)}))

@@ -133,7 +133,7 @@ def _write(root: Path, paths: list[str], target: Path, progress: Progress) -> Re
     done = 0
     entries: list[Entry] = []
     version: int | None = None
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in paths:
             with contextlib.ExitStack() as stack:
                 try:
@@ -146,7 +146,7 @@ def _write(root: Path, paths: list[str], target: Path, progress: Progress) -> Re
                     continue
                 facts = os.fstat(source.fileno())
                 mtime = (root / path).stat().st_mtime_ns if path == LIBRARY else facts.st_mtime_ns
-                info = zipfile.ZipInfo(INSIDE + path, time.localtime(mtime / 1e9)[:6])
+                info = zipfile.ZipInfo(INSIDE + path, _zip_time(mtime))
                 info.external_attr = (stat.S_IFREG | 0o600) << 16
                 # Weights do not get smaller.
                 info.compress_type = zipfile.ZIP_STORED if path.endswith(".gguf") else zipfile.ZIP_DEFLATED
@@ -164,6 +164,12 @@ def _write(root: Path, paths: list[str], target: Path, progress: Progress) -> Re
         record = Record(made=made, library=version, files=entries)
         archive.writestr(RECORD, record.model_dump_json(indent=1))
     return record
+
+
+def _zip_time(mtime_ns: int) -> tuple[int, int, int, int, int, int]:
+    """As near as a zip can say it; the true time is in the record."""
+    when = time.localtime(mtime_ns / 1e9)
+    return max((1980, 1, 1, 0, 0, 0), min((2107, 12, 31, 23, 59, 58), when[:6]))
 
 
 @contextlib.contextmanager
