@@ -176,7 +176,8 @@ class Broken(Exception):
 class Book:
     """What the children acknowledged, and so what must be there."""
 
-    ratings: dict[str, set[int]] = field(default_factory=dict)
+    #: The scores that an example may have: the acknowledged one, and one that was under way. None: not rated.
+    ratings: dict[str, set[int | None]] = field(default_factory=dict)
     turns: set[str] = field(default_factory=set)
     gone: dict[str, str] = field(default_factory=dict)
     going: set[str] = field(default_factory=set)
@@ -188,7 +189,7 @@ class Book:
             if not said.endswith("\n") or not words:
                 continue
             if words[0] == "will":  # it may be there: the child was killed before it could say so
-                self.ratings.setdefault(words[1], set()).add(int(words[2]))
+                self.ratings.setdefault(words[1], {None}).add(int(words[2]))
             elif words[0] == "did":
                 self.ratings[words[1]] = {int(words[2])}
             elif words[0] == "took":
@@ -334,8 +335,8 @@ class Faults:
         if missing := self.book.turns - scores.keys() - self.book.going:
             raise Broken(f"{len(missing)} turns are gone: {sorted(missing)[:3]}")
         for name, allowed in self.book.ratings.items():
-            if name not in self.book.going and scores.get(name) not in allowed:
-                raise Broken(f"the rating of {name} is {scores.get(name)}, not one of {sorted(allowed)}")
+            if name not in self.book.going and scores.get(name, 0) not in allowed:
+                raise Broken(f"the rating of {name} is {scores.get(name, 'gone')}, not one of {allowed}")
         if not datasets:
             return
         for path in self.home.datasets.glob("[!.]*") if self.home.datasets.is_dir() else ():
