@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +30,16 @@ SHOWN: Final = form.CONTEXT_LIMIT - 40
 TELLING: Final = 40
 
 _HALF_PLACEHOLDER: Final = re.compile(r"<[A-Z_]*\d*\Z")
+#: A line as a build writes it; in other lines the id and the session may be anywhere.
+_HEAD: Final = re.compile(rb'\{"id": "([^"\\]*)", "session": "([^"\\]*)"')
 _QUERY: Final = re.compile(rf"User Query: (.*?)(?:\n\nPrevious Tool Calls:|\n\n{re.escape(form.TAIL)}|\Z)", re.DOTALL)
 _RESULTS: Final = "\n\nTool results:\n"
 
 
 def held(folder: Path, what: Forgotten) -> dict[str, int]:
     """Lines of the dataset in `folder` that hold `what`, also as context only, by file; nothing is changed."""
-    found = {path.name: sum(not keep for _, keep in _lines(path.read_bytes(), what)) for path in _files(folder)}
+    finder = _Finder(what)
+    found = {path.name: sum(map(finder.holds, path.read_bytes().splitlines())) for path in _files(folder)}
     return {name: number for name, number in found.items() if number}
 
 
@@ -46,19 +48,20 @@ def redact(folder: Path, what: Forgotten, at: str) -> Redaction | None:
 
     Killed at any moment and called again, it finishes what it had begun.
     """
-    manifest = _begun(folder, what)
+    finder = _Finder(what)
+    raws = {path.name: path.read_bytes() for path in _files(folder)}
+    left = {name: finder.left(raw) for name, raw in raws.items()}
+    manifest = _begun(folder, what, left)
     if manifest is None:
-        manifest = _planned(folder, what, at)
-        if manifest is None:
+        if left == raws:
             return None
+        manifest = _planned(folder, what, raws, left, at)
         write_json(folder / JOURNAL, manifest.model_dump(mode="json"))
     redaction = manifest.redacted[-1]
-    for name in redaction.lines:
-        raw = (folder / name).read_bytes()
-        left = _left(raw, what)
-        if left != raw:
+    for name, raw in raws.items():
+        if left[name] != raw:
             with replacing(folder / name) as file:
-                file.write(left)
+                file.write(left[name])
     times = (folder / MANIFEST).stat()
     with replacing_path(folder / MANIFEST) as path:
         path.write_text(json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n", "utf-8")
@@ -70,7 +73,7 @@ def redact(folder: Path, what: Forgotten, at: str) -> Redaction | None:
     return redaction
 
 
-def _begun(folder: Path, what: Forgotten) -> Manifest | None:
+def _begun(folder: Path, what: Forgotten, left: dict[str, bytes]) -> Manifest | None:
     """The manifest to be of a redaction that was killed, where it fits the files as they are."""
     try:
         manifest = Manifest.model_validate_json((folder / JOURNAL).read_bytes())
@@ -79,17 +82,12 @@ def _begun(folder: Path, what: Forgotten) -> Manifest | None:
     last = manifest.redacted[-1]
     if last.forgotten != what.name:
         return None
-    for name, (_, after) in last.files.items():
-        if _sha(_left((folder / name).read_bytes(), what)) != after:
-            return None
-    return manifest
+    fits = all(_sha(left.get(name, b"")) == after for name, (_, after) in last.files.items())
+    return manifest if fits else None
 
 
-def _planned(folder: Path, what: Forgotten, at: str) -> Manifest | None:
-    """The manifest as it will be, or None where the dataset holds nothing of `what`."""
-    lines = held(folder, what)
-    if not lines:
-        return None
+def _planned(folder: Path, what: Forgotten, raws: dict[str, bytes], left: dict[str, bytes], at: str) -> Manifest:
+    """The manifest as it will be, when of the files `raws` only `left` is there."""
     try:
         manifest = read_manifest(folder)
     except (NotFound, DataError) as error:
@@ -97,18 +95,18 @@ def _planned(folder: Path, what: Forgotten, at: str) -> Manifest | None:
     changes: dict[str, tuple[str, str]] = {}
     files, counts = dict(manifest.files), dict(manifest.counts)
     examples, sessions = dict(manifest.examples), dict(manifest.sessions)
+    lines = {name: raw.count(b"\n") - left[name].count(b"\n") for name, raw in raws.items() if left[name] != raw}
     for name in lines:
-        raw = (folder / name).read_bytes()
-        left = _left(raw, what)
+        before, after = raws[name], left[name]
         # A file that was changed by others stays marked as changed: its old hash fits nothing.
-        if name in files and files[name].sha256 == _sha(raw):
-            files[name] = FileEntry(sha256=_sha(left), bytes=len(left), lines=left.count(b"\n"))
-            changes[name] = (_sha(raw), _sha(left))
+        if name in files and files[name].sha256 == _sha(before):
+            files[name] = FileEntry(sha256=_sha(after), bytes=len(after), lines=after.count(b"\n"))
+            changes[name] = (_sha(before), _sha(after))
         side = next((split for split, file in FILES.items() if file == name), None)
         if name == PAIRS:
-            counts["pairs"] = left.count(b"\n")
+            counts["pairs"] = after.count(b"\n")
         elif side is not None:
-            values = [json.loads(line) for line in left.split(b"\n") if line]
+            values = [json.loads(line) for line in after.split(b"\n") if line]
             counts[side] = len(values)
             examples |= {side: len({_example(value) for value in values})} if examples else {}
             sessions[side] = len({value.get("session") for value in values})
@@ -126,39 +124,61 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.jsonl") if path.is_file() and not path.name.startswith("."))
 
 
-def _left(raw: bytes, what: Forgotten) -> bytes:
-    return b"".join(line for line, keep in _lines(raw, what) if keep)
+class _Finder:
+    """Knows the lines that hold `what`. Most lines are passed over without being read as JSON."""
 
+    def __init__(self, what: Forgotten) -> None:
+        self._what = what
+        self._ids = frozenset(what.ids)
+        self._pieces = {
+            session: [(_shown(question), _shown(answer)) for question, answer in turns]
+            for session, turns in what.said.items()
+        }
+        anchors = {_anchor(answer) for turns in what.said.values() for _, answer in turns}
+        #: In each line that holds one of the answers there is one of these words; None where that cannot be said.
+        self._anchors = None if None in anchors else frozenset(word for word in anchors if word)
 
-def _lines(raw: bytes, what: Forgotten) -> Iterator[tuple[bytes, bool]]:
-    """Each line, and whether it may stay."""
-    pieces = {
-        session: [(_shown(question), _shown(answer)) for question, answer in turns]
-        for session, turns in what.said.items()
-    }
-    for line in raw.splitlines(keepends=True):
+    def left(self, raw: bytes) -> bytes:
+        """What of a file may stay."""
+        return b"".join(line for line in raw.splitlines(keepends=True) if not self.holds(line))
+
+    def holds(self, line: bytes) -> bool:
+        """Whether a line is of what is forgotten, or shows it."""
+        head = _HEAD.match(line)
+        known = head is not None and (
+            head[1].decode().partition("#")[0] in self._ids or head[2].decode() in self._pieces
+        )
+        told_apart = head is not None and not known
+        if told_apart and self._anchors is not None and self._anchors.isdisjoint(line.lower().split()):
+            return False
         try:
             value = json.loads(line)
         except ValueError:
-            yield line, True
-            continue
-        yield line, not (isinstance(value, dict) and _holds(value, what, pieces))
+            return False
+        return isinstance(value, dict) and self._is(value)
+
+    def _is(self, value: dict[str, Any]) -> bool:
+        if _example(value) in self._ids:
+            return True
+        messages = value.get("messages") or value.get("prompt")
+        if not isinstance(messages, list):
+            return False
+        texts = [str(message.get("content", "")) for message in messages if isinstance(message, dict)]
+        asked = "messages" in value and len(texts) > 1
+        if asked and content_mark(_question(texts[-2]), _answer(texts[-1])) in self._what.marks:
+            return True
+        turns = self._pieces.get(str(value.get("session")))
+        if not turns:
+            return False
+        whole = settled("\n".join([*texts, str(value.get("chosen", "")), str(value.get("rejected", ""))]))
+        return any(answer in whole and (len(answer) >= TELLING or question in whole) for question, answer in turns)
 
 
-def _holds(value: dict[str, Any], what: Forgotten, pieces: dict[str, list[tuple[str, str]]]) -> bool:
-    if _example(value) in what.ids:
-        return True
-    messages = value.get("messages") or value.get("prompt")
-    if not isinstance(messages, list):
-        return False
-    texts = [str(message.get("content", "")) for message in messages if isinstance(message, dict)]
-    if "messages" in value and len(texts) > 1 and content_mark(_question(texts[-2]), _answer(texts[-1])) in what.marks:
-        return True
-    turns = pieces.get(str(value.get("session")))
-    if not turns:
-        return False
-    whole = settled("\n".join([*texts, str(value.get("chosen", "")), str(value.get("rejected", ""))]))
-    return any(answer in whole and (len(answer) >= TELLING or question in whole) for question, answer in turns)
+def _anchor(answer: str) -> bytes | None:
+    """A word that stands alone in each line of a file that holds the answer, however it is escaped there."""
+    inner = (word for row in answer.splitlines() for word in row.split(" ")[1:-1])
+    words = [word for word in inner if word.isascii() and word.isalnum()]
+    return max(words, key=len).lower().encode() if words else None
 
 
 def _example(value: dict[str, Any]) -> str:

@@ -43,6 +43,8 @@ class Quotes:
         """Whether `text` holds the beginning of one of them, whatever case and white space."""
         if not self or len(text) < SHORTEST:
             return False
+        if not self._plain and text.isascii() and self._by_word.keys().isdisjoint(text.lower().split()):
+            return False
         text = settled(text)
         if any(piece in text for piece in self._plain):
             return True
