@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from support.typed import Typed, plain_run
 
 from meton_plugins.finetune.collect.harvest import harvest
+from meton_plugins.finetune.commands.run_views import shown
 from meton_plugins.finetune.curate import dataset, redact
 from meton_plugins.finetune.curate.build import deciding
 from meton_plugins.finetune.curate.manifest import FILES, PAIRS, read_manifest
@@ -27,6 +28,7 @@ from meton_plugins.finetune.paths import Home, private_dir, write_json
 from meton_plugins.finetune.serve import forget as service
 from meton_plugins.finetune.settings import BuildSettings
 from meton_plugins.finetune.train.lock import run_lock
+from meton_plugins.finetune.train.runs import Run
 from meton_plugins.finetune.turn import Call, Message, ToolUse, Turn
 
 #: Planted in everything that is to be forgotten.
@@ -238,6 +240,9 @@ def test_the_receipt_names_what_is_out_of_reach(typed: Typed, tmp_path: Path) ->
     assert receipt["backups"] == [str(tmp_path / "kept.zip")]
     [note] = json.loads((home.runs / "one" / "redacted.json").read_text())
     assert (note["trained"], note["judged"]) == (run["trained"], run["judged"])
+    typed.host.clear()
+    shown(typed.host, Run(home.runs / "one"))
+    assert f"forgotten  {note['trained'] + note['judged']} rows on {note['at'][:10]}" in typed.host.output
     text = typed(f"forget {quoting} --yes")
     assert "Out of reach" in text
     assert "kept.zip" in text

@@ -203,7 +203,11 @@ def _of_the_host(conversations: Path) -> list[Path]:
 
 
 def _texts(root: Path) -> Iterator[Path]:
-    return (path for path in sorted(root.rglob("*")) if not path.name.endswith(WEIGHTS))
+    """What else lies in the data folder; frozen datasets were looked through line by line."""
+    for path in sorted(root.rglob("*")):
+        frozen = {"datasets", "dataset"} & set(path.relative_to(root).parts[:-1])
+        if not frozen and not path.name.endswith(WEIGHTS):
+            yield path
 
 
 def _quoting(paths: Iterable[Path], quotes: Quotes) -> Iterator[Path]:
