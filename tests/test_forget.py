@@ -90,6 +90,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = named(library)
         library.fix(name, f"{ANSWER} Corrected: the {MARK} was given away to the neighbours.")
         library.tag([name], [MARK])
+        other = library.find()[0].id
+        library._connection().execute("INSERT INTO compared (example, mark) VALUES (?, ?)", (name, MARK.encode()))
+        query = "INSERT INTO alike (a, b, question, answer) VALUES (?, ?, 99, 99)"
+        library._connection().executemany(query, [(name, other), (other, name)])
         for settings in (BuildSettings(form="plain"), BuildSettings(form="meton"), BuildSettings(context_turns=0)):
             dataset.build(library, settings, folder.datasets)
         frozen = dataset.build(library, BuildSettings(form="plain"), folder.datasets, name="mine")
@@ -146,6 +150,10 @@ def test_no_byte_is_left(typed: Typed) -> None:
         assert MARK not in json.dumps([one.model_dump() for one in reader.find()]).lower()
         assert reader.search(MARK) == reader.search("blue paper") == []
         assert [hit.example.session for hit in reader.search("2-2")] == ["session-2"]
+        counts = [f"SELECT count(*) FROM {name}" for name in ("calls", "tags", "compared", "alike", "forgetting")]
+        assert [reader._connection().execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] + 5 * [
+            0
+        ]
     assert name in receipt["examples"]
     assert [len(receipt["examples"]), len(receipt["copies"]), len(receipt["cleaned"])] == [2, 1, 1]
     assert set(receipt["datasets"]) == set(before)
@@ -186,11 +194,15 @@ def test_it_stays_forgotten(typed: Typed, tmp_path: Path) -> None:
 
 def test_a_harvest_says_so(typed: Typed, tmp_path: Path) -> None:
     folder = conversations(tmp_path)
+    rating = {"id": "f1", "query": QUESTION, "response": ANSWER, "feedback_type": "positive"}
+    other = {"id": "f2", "query": "And this?", "response": "That.", "feedback_type": "positive"}
+    write_json(private_dir(folder.parent / "feedback_data") / "feedback_db.json", [rating, other])
     with Library(typed.home.library) as library:
         typed(f"forget {named(library)} --yes")
         report = harvest(library, folder, scrub)
     assert report.rejected == {"forgotten by you": 1}
-    assert (report.new, report.known, report.found) == (1, 0, 2)
+    assert (report.new, report.known, report.found, report.ratings) == (1, 0, 2, 1)
+    assert holding(typed.home.root) == []
 
 
 def conversations(tmp_path: Path) -> Path:

@@ -38,14 +38,14 @@ def take_feedback(library: Library, path: Path, scrub: Scrub) -> tuple[int, Prob
     names = {_name(entry): entry for entry in usable}
     taken = library.taken_feedback()
     new = [(name, entry) for name, entry in names.items() if name not in taken]
-    for name, entry in new:
-        _take(library, name, entry, scrub)
+    kept = sum(_take(library, name, entry, scrub) for name, entry in new)
     left = len(entries) - len(usable)
     problem = Problem(str(path), f"{left} entries are malformed and were left out") if left else None
-    return len(new), problem
+    return kept, problem
 
 
-def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> None:
+def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> bool:
+    """Take one rating; False where the user had its words forgotten."""
     correction = entry.get("correction") if entry["feedback_type"] == "correction" else None
     texts = [entry["query"], entry["response"], correction if isinstance(correction, str) else ""]
     (question, answer, better), _ = scrub([storable(text) for text in texts])
@@ -60,7 +60,7 @@ def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> N
         taken = library.take(turn)
         if taken is None:  # the user had it forgotten
             library.take_feedback(name)
-            return
+            return False
         example = library.get(taken)
     if example.score is None:
         try:
@@ -71,6 +71,7 @@ def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> N
         except FinetuneError:
             pass  # the correction says what the answer says
     library.take_feedback(name)
+    return True
 
 
 def _usable(entry: Any) -> bool:
