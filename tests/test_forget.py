@@ -150,10 +150,8 @@ def test_no_byte_is_left(typed: Typed) -> None:
         assert MARK not in json.dumps([one.model_dump() for one in reader.find()]).lower()
         assert reader.search(MARK) == reader.search("blue paper") == []
         assert [hit.example.session for hit in reader.search("2-2")] == ["session-2"]
-        counts = [f"SELECT count(*) FROM {name}" for name in ("calls", "tags", "compared", "alike", "forgetting")]
-        assert [reader._connection().execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables] == [1] + 5 * [
-            0
-        ]
+        queries = [f"SELECT count(*) FROM {name}" for name in ("calls", "tags", "compared", "alike", "forgetting")]
+        assert [reader._connection().execute(query).fetchone()[0] for query in queries] == [1, 0, 0, 0, 0]
     assert name in receipt["examples"]
     assert [len(receipt["examples"]), len(receipt["copies"]), len(receipt["cleaned"])] == [2, 1, 1]
     assert set(receipt["datasets"]) == set(before)
