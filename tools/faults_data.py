@@ -50,6 +50,8 @@ from meton_plugins.host.console import ConsoleHost  # noqa: E402
 OFTEN = {"rate": 5, "take": 3, "harvest": 4, "build": 4, "forget": 4, "backup": 1, "upgrade": 2, "import": 4}
 #: Seconds that a work is thought to take, until it was seen to end.
 GUESS = 0.4
+#: Datasets that stay from one kill to the next, so that forgetting has some to redact.
+KEPT = 4
 #: A child that takes longer to come up is stuck.
 PATIENCE = 60.0
 
@@ -243,7 +245,19 @@ class Faults:
             self.check(datasets=kind != "forget")
         finish()
         self.check()
+        self._prune()
         return kind if code == -signal.SIGKILL else None
+
+    def _prune(self) -> None:
+        """Take away what was looked at: a folder that grows for ever would only make the next look slower."""
+        names = dataset.names(self.home)
+        for old in dataset.versions(self.home)[KEPT:]:
+            for name in (name for name, identity in names.items() if identity == old.id):
+                (self.home.datasets / NAMES / name).unlink()
+            shutil.rmtree(self.home.datasets / old.id)
+        for path in self.folder.iterdir():
+            if path.name not in ("home", "share"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _work(self, kind: str) -> tuple[Home, tuple[str, str], Callable[[], None]]:
         """Where a child works, what it does, and how the work is brought to its end afterwards."""
