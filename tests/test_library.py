@@ -396,6 +396,37 @@ def test_the_index_follows_every_change(library: Library) -> None:
     assert len(library.search("after the numbers")) == 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["", "a", "a\0b and after", "🦓" * 9, "x" * 100_000, "é\u0301\u200b", "line\r\nline\ttab", "cut \ud83d here"],
+)
+def test_the_index_follows_odd_texts(library: Library, answer: str) -> None:
+    [name], _ = library.add([turn(1, answer=answer)])
+    sound(library.path)
+    library.fix(name, f"{answer} mended")
+    library.fix(name, f"{answer} again")
+    sound(library.path)
+    # SQLite ends a text at a NUL: what is behind it is kept, and not found.
+    assert [hit.example.id for hit in library.search("again")] == ([] if "\0" in answer else [name])
+    assert library.get(name).target.endswith("again")
+    library.bury(what := library.seek([name]))
+    library.purge(what)
+    library.compact()
+    sound(library.path)
+    assert library.search("again") == []
+
+
+def test_two_sessions_open_an_older_library_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "library.db"
+    old_library(path, 2, turns=40)
+    code = "import sys, pathlib; from meton_plugins.finetune.library import Library as L; "
+    code += "print(len(L(pathlib.Path(sys.argv[1])).search('question', 99)))"
+    command = [sys.executable, "-c", code, str(path)]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in both] == ["40\n"] * 3
+    sound(path)
+
+
 def test_without_the_index_nothing_is_lost(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SQLite without FTS5 reads and writes the library; the next with it finds what was written meanwhile."""
     library.add([turn(1, answer="written before")])
@@ -449,7 +480,7 @@ def old_library(path: Path, version: int, turns: int = 3) -> None:
             connection.execute(
                 "INSERT INTO examples (id, identity, session, at, source, question, answer, context, tools, score,"
                 " added_at) VALUES (?, ?, ?, ?, 'meton', ?, ?, '[]', '[]', ?, '')",
-                (identity(one)[:10], identity(one), one.session, one.at, one.question, one.answer, number + 3),
+                (identity(one)[:10], identity(one), one.session, one.at, one.question, one.answer, 3 + number % 3),
             )
         connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()

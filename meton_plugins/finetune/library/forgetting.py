@@ -44,7 +44,7 @@ def seek(connection: sqlite3.Connection, ids: Iterable[str]) -> Forgotten:
     query = "SELECT id, identity, session, question, answer, correction FROM examples"
     rows = {row[0]: row for row in connection.execute(query)}
     contents = {name: _contents(*row[3:]) for name, row in rows.items()}
-    found, wanted = list(named & rows.keys()), set[str]()
+    found, wanted = [name for name in rows if name in named], set[str]()
     while True:
         wanted |= {mark for name in found for mark in contents[name]}
         more = [name for name in rows if not wanted.isdisjoint(contents[name])]

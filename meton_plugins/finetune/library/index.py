@@ -46,26 +46,32 @@ def keep_index(connection: sqlite3.Connection) -> None:
 
     Where this SQLite has none, the index rests: it is filled anew by the next one that has it.
     """
-    names = ", ".join("?" * len(TRIGGERS))
-    query = f"SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name IN ({names})"
-    kept = int(connection.execute(query, tuple(TRIGGERS)).fetchone()[0])
-    able = _able(connection)
-    if kept == (len(TRIGGERS) if able else 0):
+    wanted = len(TRIGGERS) if _able(connection) else 0
+    if _kept(connection) == wanted:
         return
     own = not connection.in_transaction
     if own:
         connection.execute("BEGIN IMMEDIATE")
     try:
-        for name in TRIGGERS:
-            connection.execute(f"DROP TRIGGER IF EXISTS {name}")
-        if able:
-            _fill(connection)
+        # Looked at again: another session may have filled it while this one waited.
+        if _kept(connection) != wanted:
+            for name in TRIGGERS:
+                connection.execute(f"DROP TRIGGER IF EXISTS {name}")
+            if wanted:
+                _fill(connection)
         if own:
             connection.execute("COMMIT")
     except BaseException:
         if own and connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _kept(connection: sqlite3.Connection) -> int:
+    """How many of the triggers are there that keep the index."""
+    names = ", ".join("?" * len(TRIGGERS))
+    query = f"SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name IN ({names})"
+    return int(connection.execute(query, tuple(TRIGGERS)).fetchone()[0])
 
 
 def _fill(connection: sqlite3.Connection) -> None:
