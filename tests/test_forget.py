@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
+from support.runs import Bench, over, reached, small_dataset
 from support.typed import Typed, plain_run
 
 from meton_plugins.finetune.collect.harvest import harvest
@@ -27,9 +28,12 @@ from meton_plugins.finetune.library.schema import backup_of
 from meton_plugins.finetune.paths import Home, private_dir, write_json
 from meton_plugins.finetune.serve import forget as service
 from meton_plugins.finetune.settings import BuildSettings
+from meton_plugins.finetune.train.launch import ask, start
 from meton_plugins.finetune.train.lock import run_lock
 from meton_plugins.finetune.train.runs import Run
 from meton_plugins.finetune.turn import Call, Message, ToolUse, Turn
+
+pytest_plugins = ["support.run_fixtures"]
 
 #: Planted in everything that is to be forgotten.
 MARK = "zebra-umbrella-7731"
@@ -450,3 +454,25 @@ def test_a_build_waits_for_it(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> 
         with service.start_lock(), pytest.raises(BusyError):
             service.forget(typed.home, library, library.seek([named(library)]))
         assert library.tombstones() == {}
+
+
+def test_a_paused_run_goes_on_with_what_is_left(bench: Bench) -> None:
+    """Real training: paused, its data redacted, resumed to the end."""
+    shutil.rmtree(bench.home.root / "datasets", ignore_errors=True)
+    bench.dataset = small_dataset(bench.home.root)
+    run = bench.create(epochs=40)
+    start(run)
+    reached(run, 8)
+    ask(run, "pause")
+    over(run)
+    assert run.status == "paused"
+    row = dataset.load(bench.dataset).train[0]
+    with Library(bench.home.library) as library:
+        receipt = service.forget(bench.home, library, library.seek([row.id]))
+    assert [(seen.run, seen.trained) for seen in receipt.runs] == [("one", 1)]
+    assert any("step_" in path for path in receipt.runs[0].adapters)
+    start(run)
+    over(run)
+    assert run.status == "finished", run.state.error
+    rows = [event["rows"] for event in run.events() if event["event"] == "rows" and event["side"] == "train"]
+    assert rows[-1] == rows[0] - 1
