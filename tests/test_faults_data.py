@@ -87,10 +87,10 @@ def test_it_would_find_it(tmp_path: Path, spoil: Callable[[Faults], None]) -> No
 
 def test_a_rating_in_flight_may_be_there_or_not() -> None:
     book = Book()
-    book.hear("did a 5\nwill a 2\n")
+    book.hear("did a 5\nwill a 2 4\n")
     assert book.ratings == {"a": {5, 2}}
-    book.hear("did a 2\nwill b 3\nwill c 4")
-    assert book.ratings == {"a": {2}, "b": {None, 3}}, "half a line was not said"
+    book.hear("did a 2\nwill b 3 0\nwill c 1 4\nwill d 4")
+    assert book.ratings == {"a": {2}, "b": {None, 3}, "c": {4, 1}}, "half a line was not said"
 
 
 def test_an_upgrade_of_its_library_keeps_all(tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def rate(home: Path, seed: str) -> None:
     """Rate for ever, each time saying so before and after."""
     choose = random.Random(seed)
     with Library(home / "library.db") as library:
-        ids = [example.id for example in library.find(limit=400)]
+        scores = {example.id: example.score for example in library.find(limit=400)}
         while True:
-            name, score = choose.choice(ids), choose.randint(1, 5)
-            say("will", name, score)
+            name, score = choose.choice(list(scores)), choose.randint(1, 5)
+            say("will", name, score, scores[name] or 0)
             library.rate([name], score)
             say("did", name, score)
 
@@ -191,7 +191,7 @@ class Book:
             if not said.endswith("\n") or not words:
                 continue
             if words[0] == "will":  # it may be there: the child was killed before it could say so
-                self.ratings.setdefault(words[1], {None}).add(int(words[2]))
+                self.ratings.setdefault(words[1], {int(words[3]) or None}).add(int(words[2]))
             elif words[0] == "did":
                 self.ratings[words[1]] = {int(words[2])}
             elif words[0] == "took":
