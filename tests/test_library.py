@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -234,7 +235,7 @@ def test_calls_are_kept_and_their_instructions_stored_once(library: Library) -> 
     assert calls[0].whole == "be Meton " * 7000 + "User Query: 1"
     assert rows(library.path, "SELECT count(*) FROM instructions") == [(1,)]
     library.close()
-    assert library.path.stat().st_size < 3 * 63_000
+    assert library.path.stat().st_size < 4 * 63_000, "instructions once, and an empty index"
     by_id = {e.id: e.steps for e in library.find(steps=True)}
     assert by_id[ids[3]] == ("ANSWER: 1", "ANSWER: 3")
     assert {e.steps for e in library.find()} == {()}
@@ -286,6 +287,186 @@ def test_private_sessions_are_known_by_hash_only(library: Library) -> None:
     assert b"s1" not in library.path.read_bytes()
 
 
+WORDS = 'def parse_config(path): reads the settings; CAFÉ, 東京都庁, 🦓🦓🦓, it\'s 100% "quoted" AND (odd) * NEAR/2 {x}'
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("parse_config", True), ("ARSE_CONF", True), ("config settings", True), ("settings parse_config", True),
+        ("café", True), ("東京都", True), ("京都庁", True), ("都庁", True), ("🦓🦓🦓", True), ("it's", True),
+        ("100%", True),
+        ('"quoted"', True), ("AND (odd)", True), ("NEAR/2", True), ("{x}", True), ("* NEAR", True), ("x", True),
+        ("parse_config nowhere", False), ("京東都", False), ("config*", False), ("nowhere OR settings", False),
+        ('" OR settings OR "', False), ("question:parse", False), ("NOT nowhere", False), ("^def", False),
+        ("_config' --", False), ("zz", False), ("", False), ("   ", False), ("\0settings", False), ("\ud83d", False),
+    ],
+)  # fmt: skip
+def test_search_takes_the_text_as_it_is(library: Library, text: str, found: bool) -> None:
+    [name], _ = library.add([turn(1, answer=WORDS)])
+    library.add([turn(n, answer="something else entirely") for n in range(2, 9)])
+    assert [hit.example.id for hit in library.search(text)] == ([name] if found else [])
+
+
+def test_search_agrees_with_looking_at_each(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where SQLite has no index, it is the same answer, only slower."""
+    pieces = [
+        "import",
+        "numpy",
+        "as",
+        "np",
+        "Path",
+        "open(",
+        "with",
+        "for x in",
+        "日本語",
+        "élan",
+        "a-b",
+        '"q"',
+        "it's",
+    ]
+    random = Random(3)
+    library.add(turn(n % 60, session=f"s{n}", answer=" ".join(random.choices(pieces, k=9))) for n in range(300))
+    asked = [" ".join(random.choices(pieces, k=random.randint(1, 3))) for _ in range(40)]
+    asked += [piece[1:4] for piece in pieces]
+    fast = {text: {hit.example.id for hit in library.search(text, 1000)} for text in asked}
+    assert sum(map(len, fast.values())) > 1000
+    monkeypatch.setattr("meton_plugins.finetune.library.searching.candidates", lambda *_: None)
+    monkeypatch.setattr("meton_plugins.finetune.library.searching.POOL", 1000)
+    slow = {text: {hit.example.id for hit in library.search(text, 1000)} for text in asked}
+    assert {text: len(names) for text, names in fast.items() if len(names) < 300} == {
+        text: len(names) for text, names in slow.items() if len(fast[text]) < 300
+    }
+    assert all(fast[text] <= slow[text] for text in asked)
+
+
+def test_the_best_match_comes_first_and_is_shown_where_it_stands(library: Library) -> None:
+    texts = [
+        "the settings file is read by parse_config",
+        "parse_config parse_config parse_config",
+        "misparse_configure",
+        f"{'long ago ' * 50}we spoke of parse_config {'and more ' * 50}",
+    ]
+    ids, _ = library.add(turn(n, answer=text) for n, text in enumerate(texts))
+    [asked], _ = library.add([turn(9, question="What does parse_config do?", answer="It reads.")])
+    hits = library.search("parse_config")
+    assert [hit.example.id for hit in hits][:2] == [asked, ids[1]]
+    assert hits[-1].example.id == ids[2], "a part of a word is the last that was meant"
+    for hit in hits:
+        assert next(hit.piece.text[start:end] for start, end in hit.piece.marks) == "parse_config"
+    long = next(hit for hit in hits if hit.example.id == ids[3])
+    assert long.piece.text.startswith("… ")
+    assert long.piece.text.endswith(" …")
+    assert len(long.piece.text) < 250
+    assert {hit.field for hit in hits} == {"question", "answer"}
+    library.fix(ids[0], "the CORRECTED text names parse_config, too")
+    [hit] = library.search("corrected")
+    assert hit.field == "correction"
+    assert [len(library.search("parse_config", limit)) for limit in (1, 3)] == [1, 3]
+
+
+def sound(path: Path) -> None:
+    """File and index are whole, and the index knows exactly the examples."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        connection.execute("INSERT INTO found (found, rank) VALUES ('integrity-check', 1)")
+        ids = connection.execute("SELECT example FROM places ORDER BY 1").fetchall()
+        assert ids == connection.execute("SELECT id FROM examples ORDER BY 1").fetchall()
+
+
+def test_the_index_follows_every_change(library: Library) -> None:
+    ids, _ = library.add(turn(n, answer=f"word{n:04} common") for n in range(40))
+    library.fix(ids[3], "quite another text")
+    library.fix(ids[3], "a third text")
+    library.ask_instead(ids[4], "Is this edited?")
+    library.bury(what := library.seek(ids[5:9]))
+    library.purge(what)
+    sound(library.path)
+    assert library.search("quite another") == library.search("word0006") == []
+    assert ids[4] not in [hit.example.id for hit in library.search("question 4", 100)]
+    for text, name in (("third text", ids[3]), ("this edited", ids[4]), ("word0003", ids[3]), ("word0004", ids[4])):
+        assert [hit.example.id for hit in library.search(text)] == [name]
+    assert len(library.search("common", 100)) == 36
+    library._connection().execute("DELETE FROM examples WHERE session = 's1' AND at < '2026-03-02T09:20'")
+    library._connection().execute("VACUUM")
+    library.add([turn(50, answer="after the numbers may have changed")])
+    sound(library.path)
+    assert len(library.search("common", 100)) == 20
+    assert len(library.search("after the numbers")) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "a", "a\0b and after", "🦓" * 9, "x" * 100_000, "é\u0301\u200b", "line\r\nline\ttab", "cut \ud83d here"],
+)
+def test_the_index_follows_odd_texts(library: Library, answer: str) -> None:
+    [name], _ = library.add([turn(1, answer=answer)])
+    sound(library.path)
+    library.fix(name, f"{answer} mended")
+    library.fix(name, f"{answer} again")
+    sound(library.path)
+    # SQLite ends a text at a NUL: what is behind it is kept, and not found.
+    assert [hit.example.id for hit in library.search("again")] == ([] if "\0" in answer else [name])
+    assert library.get(name).target.endswith("again")
+    library.bury(what := library.seek([name]))
+    library.purge(what)
+    library.compact()
+    sound(library.path)
+    assert library.search("again") == []
+
+
+def test_two_sessions_open_an_older_library_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "library.db"
+    old_library(path, 2, turns=40)
+    code = "import sys, pathlib; from meton_plugins.finetune.library import Library as L; "
+    code += "print(len(L(pathlib.Path(sys.argv[1])).search('question', 99)))"
+    command = [sys.executable, "-c", code, str(path)]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in both] == ["40\n"] * 3
+    sound(path)
+
+
+def test_without_the_index_nothing_is_lost(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SQLite without FTS5 reads and writes the library; the next with it finds what was written meanwhile."""
+    library.add([turn(1, answer="written before")])
+    library.close()
+    monkeypatch.setattr("meton_plugins.finetune.library.index._able", lambda _: False)
+    library.add([turn(2, answer="written meanwhile")])
+    library.fix(library.find()[1].id, "mended meanwhile")
+    assert [len(library.search(text)) for text in ("written", "meanwhile", "mended")] == [2, 2, 1]
+    library.compact()
+    library.close()
+    monkeypatch.undo()
+    assert [len(library.search(text)) for text in ("written", "meanwhile", "mended")] == [2, 2, 1]
+    sound(library.path)
+
+
+def test_tags(library: Library) -> None:
+    ids, _ = library.add(turn(n) for n in range(4))
+    assert library.get(ids[0]).tags == ()
+    assert [one.tags for one in library.tag(ids[:2], ["python", "web"])] == [("python", "web")] * 2
+    library.tag(ids[1:3], ["web"], ["python"])
+    assert library.tags() == {"python": 1, "web": 3}
+    assert [one.id for one in library.find(tag="web")] == [ids[2], ids[1], ids[0]]
+    assert library.find(tag="wEb' OR 1") == []
+    with pytest.raises(NotFound):
+        library.tag([ids[3], "0000000000"], ["web"])
+    assert library.get(ids[3]).tags == ()
+
+
+def test_another_question_is_still_known_by_its_old_words(library: Library) -> None:
+    [name], _ = library.add([turn(1)])
+    library.rate([name], 2)
+    assert library.ask_instead(name, " Question one? ").question == "Question one?"
+    assert library.get(name).score == 2
+    assert library.add([turn(1)]) == ([], 1)
+    with pytest.raises(DataError):
+        library.ask_instead(name, "  ")
+    library.bury(library.seek([name]))
+    assert library.add([turn(1), turn(1, session="s9"), turn(1, session="s9", question="Question one?")]) == ([], 0)
+
+
 def old_library(path: Path, version: int, turns: int = 3) -> None:
     """A library as that version made it."""
     path.parent.mkdir(parents=True)
@@ -299,7 +480,7 @@ def old_library(path: Path, version: int, turns: int = 3) -> None:
             connection.execute(
                 "INSERT INTO examples (id, identity, session, at, source, question, answer, context, tools, score,"
                 " added_at) VALUES (?, ?, ?, ?, 'meton', ?, ?, '[]', '[]', ?, '')",
-                (identity(one)[:10], identity(one), one.session, one.at, one.question, one.answer, number + 3),
+                (identity(one)[:10], identity(one), one.session, one.at, one.question, one.answer, 3 + number % 3),
             )
         connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
@@ -319,6 +500,11 @@ def test_an_older_library_is_copied_and_upgraded(tmp_path: Path, version: int) -
     assert rows(copy, "PRAGMA user_version") == [(version,)]
     assert rows(copy, "SELECT count(*), sum(score) FROM examples") == [(3, 12)]
     assert rows(path, "PRAGMA user_version") == [(VERSION,)]
+    sound(path)
+    with Library(path) as library:
+        assert [hit.example.question for hit in library.search("question 1")] == ["Question 1?"]
+        assert len(library.search("use it")) == 4
+        assert library.tag([library.find()[0].id], ["new"])[0].tags == ("new",)
     assert {p.name for p in path.parent.glob("*tmp*")} == set()
 
 

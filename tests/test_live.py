@@ -356,6 +356,17 @@ def test_the_summary_of_a_session(chat: Chat) -> None:
     assert chat.live.end() == "3 rated, 2 usable; 5 in the library"
 
 
+def test_an_answer_that_was_forgotten_stays_out_of_the_session(chat: Chat) -> None:
+    chat.say(finished(1), finished(2))
+    with chat.library as library:
+        name = library.find()[0].id
+    chat(f"/dataset rate good {name}")
+    chat(f"/dataset forget {name} --yes")
+    chat.say(finished(2))
+    assert "forgotten" in chat("/+", code=1)
+    assert chat.live.end() == "0 rated, 0 usable; 1 in the library"
+
+
 def run(home: Home, name: str, status: str, **state: Any) -> Path:
     folder = home.runs / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -555,7 +555,7 @@ def test_the_funnel_gives_a_reason_for_each_loss(full: Typed) -> None:
 
 @pytest.mark.parametrize(("reason", "shown"), [("", "said twice"), ("2 as the one before", "2 as the one before")])
 def test_a_stage_may_say_itself_why(home: Path, reason: str, shown: str) -> None:
-    from meton_plugins.finetune.commands.dataset_views import funnel
+    from meton_plugins.finetune.commands.build_views import funnel
 
     host = RecordingHost(home)
     funnel(host, [Stage(name="found", kept=1234), Stage(name="unique", kept=1232, reason=reason)], {"train": 1232})

@@ -1,14 +1,19 @@
-"""What the user was told already, so that each thing is said once."""
+"""What the user was told already, so that each thing is said once; and where else his words are, to tell him."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from .paths import private_dir, write_json
 
-__all__ = ["Told"]
+__all__ = ["BACKUPS", "HARVESTED", "Told"]
+
+#: The names of two lists: the backups that were made, and the folders that were harvested. Both hold what is forgotten
+#: later.
+BACKUPS: Final = "backups"
+HARVESTED: Final = "harvested"
 
 
 class Told:
@@ -27,6 +32,17 @@ class Told:
         self._values = {**self._read(), name: value}
         private_dir(self.path.parent)
         write_json(self.path, self._values)
+
+    def add(self, name: str, value: str) -> None:
+        """Keep `value` in the list under `name`, once."""
+        known = self.all(name)
+        if value not in known:
+            self.put(name, [*known, value])
+
+    def all(self, name: str) -> list[str]:
+        """The list under `name`; empty where nothing is kept there."""
+        kept = self._read().get(name)
+        return [str(value) for value in kept] if isinstance(kept, list) else []
 
     def _read(self) -> dict[str, Any]:
         try:

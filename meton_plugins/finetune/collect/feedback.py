@@ -39,16 +39,16 @@ def take_feedback(library: Library, path: Path, scrub: Scrub) -> tuple[int, Prob
     names = {_name(entry): entry for entry in usable}
     taken = library.taken_feedback()
     new = [(name, entry) for name, entry in names.items() if name not in taken]
-    for name, entry in new:
-        _take(library, name, entry, scrub)
+    kept = sum(_take(library, name, entry, scrub) for name, entry in new)
     left = len(entries) - len(usable)
     if left and not usable:
         return 0, Problem(str(path), "is no list of ratings")
     many = "1 entry is malformed and was" if left == 1 else f"{left} entries are malformed and were"
-    return len(new), Problem(str(path), f"{many} left out") if left else None
+    return kept, Problem(str(path), f"{many} left out") if left else None
 
 
-def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> None:
+def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> bool:
+    """Take one rating; False where the user had its words forgotten."""
     correction = entry.get("correction") if entry["feedback_type"] == "correction" else None
     texts = [entry["query"], entry["response"], correction if isinstance(correction, str) else ""]
     (question, answer, better), _ = scrub([storable(text) for text in texts])
@@ -60,7 +60,11 @@ def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> N
             session=f"feedback-{name}", at=at if isinstance(at, str) else "", question=question, answer=answer,
             source="feedback", failure=failure(answer, []),
         )  # fmt: skip
-        example = library.get(library.take(turn))
+        taken = library.take(turn)
+        if taken is None:  # the user had it forgotten
+            library.take_feedback(name)
+            return False
+        example = library.get(taken)
     if example.score is None:
         try:
             if better.strip():
@@ -70,6 +74,7 @@ def _take(library: Library, name: str, entry: dict[str, Any], scrub: Scrub) -> N
         except FinetuneError:
             pass  # the correction says what the answer says
     library.take_feedback(name)
+    return True
 
 
 def _usable(entry: Any) -> bool:

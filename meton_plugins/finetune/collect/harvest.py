@@ -54,7 +54,10 @@ def harvest(library: Library, folder: Path, scrub: Scrub) -> HarvestReport:
         )
     secrets: Counter[str] = Counter()
     turns = allowed(library, read_in, scrub, secrets)
+    found = len(turns) + sum(read_in.rejected.values())
     new, known = library.add(turns)
+    if len(turns) > len(new) + known:
+        read_in.rejected["forgotten by you"] += len(turns) - len(new) - known
     ratings, problem = take_feedback(library, feedback, scrub)
     if problem is not None:
         read_in.problems.append(problem)
@@ -62,7 +65,7 @@ def harvest(library: Library, folder: Path, scrub: Scrub) -> HarvestReport:
         folder=str(folder),
         files=read_in.files,
         sessions=read_in.sessions,
-        found=len(turns) + sum(read_in.rejected.values()),
+        found=found,
         new=len(new),
         known=known,
         rejected=dict(read_in.rejected),

@@ -17,7 +17,7 @@ from ..formats.chat import BadRecord
 from ..formats.reading import detect, read
 from ..library import Library
 from ..library.imported import Mark, mark
-from ..library.records import GOOD, identity
+from ..library.records import GOOD, content_mark, identity
 from ..paths import check_name
 from . import conversations
 from .chats import Brought, turns_of
@@ -185,8 +185,11 @@ class Basket:
         """Write what is held."""
         if not self._held:
             return
-        new, known = self._library.add([one.turn for one in self._held])
-        marks = {identity(one.turn): Mark(one.score, one.correction, self._tags) for one in self._held}
+        dead = self._library.tombstones()
+        # The library itself looks at the answer; what was forgotten may be the correction.
+        held = [one for one in self._held if content_mark(one.turn.question, one.correction or "") not in dead]
+        new, known = self._library.add([one.turn for one in held])
+        marks = {identity(one.turn): Mark(one.score, one.correction, self._tags) for one in held}
         self._report.new += len(new)
         self._report.known += known
         if len(self._held) > len(new) + known:

@@ -15,7 +15,7 @@ from .writer import Writer
 # The library and the settings are imported where they are used: a chat starts with this module, and waits for it.
 if TYPE_CHECKING:
     from ...host.api import FinishedTurn, Host
-    from ..library import Library
+    from ..library import Example, Library
     from ..settings import HarvestSettings
     from .clean import Scrub
 
@@ -24,6 +24,7 @@ __all__ = ["HINT", "LiveTurns"]
 HINT: Final = "/+ good  /- bad  /fix correct it"
 PRIVATE: Final = "This session is private: nothing of it is kept, so there is no answer of it to rate."
 OFF: Final = "Harvesting is off, so this answer was not kept: /dataset harvest on keeps the next ones."
+FORGOTTEN: Final = "You had an answer of these very words forgotten, so this one was not kept."
 
 #: Longer than the library waits for another writer.
 RATE_SECONDS: Final = 35.0
@@ -112,7 +113,7 @@ class LiveTurns:
 
         try:
             with Library(self._home.library) as library:
-                found = [library.get(name) for name in sorted(names)]
+                found = [example for name in sorted(names) for example in _still_there(library, name)]
                 counts = library.counts()
                 time = self._minutes(library)
         except FinetuneError:
@@ -161,6 +162,7 @@ class LiveTurns:
             # Opened for each turn: whoever deletes the folder finds nobody writing on in a file without a name.
             with Library(self._home.library) as library:
                 kept.name = library.take(clean)
+                kept.reason = FORGOTTEN if kept.name is None else None
         except FinetuneError as error:
             self._missed(kept, error.sentence)
         except Exception as error:
@@ -195,3 +197,11 @@ class LiveTurns:
             f"Answers of this chat are kept in {self._home.root}, rated or not, on this machine alone; what you do not "
             "rate never trains unless you ask. /dataset harvest off ends that."
         ]
+
+
+def _still_there(library: Library, name: str) -> list[Example]:
+    """The example, unless the user had it forgotten since."""
+    try:
+        return [library.get(name)]
+    except NotFound:
+        return []

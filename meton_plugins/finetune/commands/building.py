@@ -71,7 +71,7 @@ def build(host: Host, home: Home, rest: str) -> int:
         value = {**manifest.model_dump(mode="json"), "path": str(path), "name": words.name, "note": remark}
         show_json(host, {**value, **_as_json(taken), "output": asdict(written) if written else None})
         return 0
-    from .dataset_views import built
+    from .build_views import built
 
     _show(host, taken)
     built(host, manifest, path, words.name)
@@ -165,7 +165,7 @@ def _planned(host: Host, plan: Any, taken: _Taken) -> int:
     if host.json:
         show_json(host, {"dry_run": True, "funnel": stages, "counts": sides, **_as_json(taken)})
         return 0
-    from .dataset_views import funnel
+    from .build_views import funnel
 
     _show(host, taken)
     funnel(host, plan.funnel.stages, sides)
@@ -180,7 +180,7 @@ def _as_json(taken: _Taken) -> dict[str, Any]:
 
 
 def _show(host: Host, taken: _Taken) -> None:
-    from .dataset_views import harvested
+    from .build_views import harvested
     from .importing import imported
 
     if taken.harvest:

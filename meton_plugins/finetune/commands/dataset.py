@@ -11,9 +11,12 @@ from . import looking, ratings
 from .building import build
 from .duplicates import duplicates, leaks
 from .edge import guarded
+from .editing import edit, search, tag
 from .exporting import export
+from .forgetting import forget
 from .harvesting import harvest
 from .importing import bring
+from .keeping import backup, restore
 from .options import HelpWanted
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ def _dispatch(host: Host, home: Home, live: LiveTurns | None, text: str) -> int:
     words = text.split(maxsplit=1)
     verb = words[0] if words else "--help"
     if verb in ("-h", "--help", "help"):
-        lines = [f"  {name:10}{summary}" for name, summary in VERBS.items()]
+        lines = [f"  {name:12}{summary}" for name, summary in VERBS.items()]
         short = ", ".join(f"{word} ({stands})" for word, stands in ALIASES.items())
         raise HelpWanted("\n".join(["usage: /dataset VERB ...", "", *lines, "", f"Short forms: {short}."]))
     if verb not in VERBS:
@@ -70,7 +73,11 @@ VERBS: Final = {
     "harvest": "take conversation files into the library; on or off for the chat",
     "import": "take training data of others, or your own code, into the library",
     "list": "examples, newest first",
+    "search": "find examples by what they say",
     "show": "one example whole, with its quality score",
+    "edit": "change what an example asks or answers",
+    "tag": "put tags on examples, take them off, list them",
+    "forget": "remove examples for good, wherever they are",
     "stats": "how the library stands, and whether it is enough to train on",
     "preview": "what would be trained on, token by token",
     "build": "freeze rated examples as a dataset",
@@ -79,6 +86,8 @@ VERBS: Final = {
     "duplicates": "what is there more than once, and what a build keeps of it",
     "leaks": "prove that nothing of one side of the split is in another",
     "export": "chats for somebody else, names replaced if you want",
+    "backup": "one archive of library, datasets, run records and adapters",
+    "restore": "put a backup in the place of the data folder",
 }
 
 #: The words that mean the chat's last answer where no other is named.
@@ -88,7 +97,11 @@ WORK: Final[dict[str, Work]] = {
     "harvest": harvest,
     "import": bring,
     "list": looking.list_,
+    "search": search,
     "show": looking.show,
+    "edit": edit,
+    "tag": tag,
+    "forget": forget,
     "stats": looking.stats,
     "preview": looking.preview,
     "build": build,
@@ -97,4 +110,6 @@ WORK: Final[dict[str, Work]] = {
     "duplicates": duplicates,
     "leaks": leaks,
     "export": export,
+    "backup": backup,
+    "restore": restore,
 }

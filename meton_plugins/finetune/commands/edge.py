@@ -17,7 +17,7 @@ from .options import HelpWanted
 if TYPE_CHECKING:
     from ...host.api import Host
 
-__all__ = ["guarded", "note", "say", "show_json"]
+__all__ = ["guarded", "harmless", "note", "say", "show_json"]
 
 #: Longest sentence of an error, in characters: a line of 100,000 may be typed, and must not be thrown back.
 LONGEST: Final = 600
@@ -30,7 +30,7 @@ _CONTROLS: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *
 def say(host: Host, text: str, style: str = "") -> None:
     """Print `text` exactly as it is: no markup, no emoji codes, no highlighting."""
     if not host.json:
-        _print(host, _harmless(text), style)
+        _print(host, harmless(text), style)
 
 
 def note(host: Host, text: str) -> None:
@@ -82,7 +82,7 @@ def _keep_traceback(host: Host) -> str:
 
 
 def _fail(host: Host, sentence: str, code: int) -> int:
-    sentence = _harmless(" ".join(sentence.split()))
+    sentence = harmless(" ".join(sentence.split()))
     if len(sentence) > LONGEST:  # it quotes what was typed; its end says what to do
         sentence = f"{sentence[: 2 * LONGEST // 3]} … {sentence[-LONGEST // 3 :]}"
     if host.json:
@@ -98,5 +98,6 @@ def _print(host: Host, text: str, style: str = "") -> None:
     host.console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=whole)
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """`text` without what a terminal would obey."""
     return text.replace("\r\n", "\n").translate(_CONTROLS)

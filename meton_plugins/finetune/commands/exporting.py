@@ -46,6 +46,8 @@ def export(host: Host, home: Home, rest: str) -> int:
         raise UsageError("--word names what to replace, so it needs --anonymize.")
     if not all(word.strip() for word in words.word):
         raise UsageError("--word takes the name of a project.")
+    from ..curate.output import remember
+
     chats = _dataset(home, words.dataset) if words.dataset else _usable(home)
     replaced: list[Replacement] = []
     if words.anonymize:
@@ -56,6 +58,7 @@ def export(host: Host, home: Home, rest: str) -> int:
         if not words.yes:
             _review(host, replaced, len(chats), path)
     _write(path, chats)
+    remember(home.datasets, path)
     counts = Counter(each.kind for each in replaced)
     if host.json:
         show_json(host, {"file": str(path), "chats": len(chats), "anonymized": words.anonymize, "replaced": counts})

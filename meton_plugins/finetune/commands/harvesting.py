@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..settings import load
+from ..told import HARVESTED, Told
 from .edge import say, show_json
 from .options import Parser, split
 
@@ -39,12 +40,15 @@ def harvest(host: Host, home: Home, rest: str) -> int:
         raise UsageError("Say where the conversations are: /dataset harvest --conversations-dir PATH.")
     from ..library import Library
 
+    path = Path(folder).expanduser()
     with Library(home.library) as library:
-        report = take(library, Path(folder).expanduser())
+        report = take(library, path)
+    # Forgetting looks there, too, and says what of it still holds the words.
+    Told(home.told).add(HARVESTED, str(path.resolve()))
     if host.json:
         show_json(host, asdict(report))
         return 0
-    from .dataset_views import harvested
+    from .build_views import harvested
 
     harvested(host, report)
     return 0

@@ -28,7 +28,7 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
         return
     narrow = host.console.width < NARROW
     columns = ["id", "score", "question"] if narrow else ["id", "when", "score", "question", "answer"]
-    if not narrow and any(_tags(example) for example in examples):
+    if not narrow and any(example.tags for example in examples):
         columns.append("tags")
     found = table(*columns)
     for example in examples:
@@ -39,7 +39,7 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
             "score": score,
             "question": example.question[:300],
             "answer": example.target[:300],
-            "tags": ", ".join(_tags(example)),
+            "tags": ", ".join(example.tags),
         }
         found.add_row(*(cell(host, texts[column]) for column in columns))
     host.console.print(found)
@@ -58,8 +58,8 @@ def shown(host: Host, example: Example, quality: Quality, calls: int = 0) -> Non
         "rating": f"{rating}, {example.status}",
         "split": dict(SIDES)[example.split] if example.split else "not assigned",
     }
-    if _tags(example):
-        rows["tags"] = ", ".join(_tags(example))
+    if example.tags:
+        rows["tags"] = ", ".join(example.tags)
     if example.origin != AGENT:
         rows["origin"] = example.origin
     if example.failure:
@@ -101,7 +101,3 @@ def counted(host: Host, counts: Counts) -> None:
     host.console.print(numbers)
     if not counts.examples:
         line(host, "The library is empty: take conversations in with /dataset harvest.", "dim")
-
-
-def _tags(example: Example) -> tuple[str, ...]:
-    return tuple(getattr(example, "tags", ()))

@@ -34,15 +34,16 @@ def list_(host: Host, home: Home, rest: str) -> int:
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many; 0 for all (default: 20)")
     parser.add_argument("--unrated", action="store_true", help="only those without a rating")
     parser.add_argument("--search", metavar="TEXT", help="only those that hold this text")
+    parser.add_argument("--tag", metavar="WORD", help="only those with this tag")
     words = parser.parse_args(split(rest))
     if words.limit < 0:
         raise UsageError("--limit takes a number from 0 up.")
     with _library(home) as library:
-        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search)
+        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search, tag=words.tag)
     if host.json:
         show_json(host, [{**example.model_dump(exclude={"steps"}), "status": example.status} for example in found])
         return 0
-    from .dataset_views import listed
+    from .library_views import listed
 
     listed(host, found)
     return 0
@@ -63,7 +64,7 @@ def show(host: Host, home: Home, rest: str) -> int:
         whole = {**example.model_dump(exclude={"steps"}), "calls": [call.model_dump() for call in calls]}
         show_json(host, {**whole, "status": example.status, "quality": asdict(quality)})
         return 0
-    from .dataset_views import shown
+    from .library_views import shown
 
     shown(host, example, quality, len(calls))
     return 0
@@ -157,7 +158,7 @@ def versions(host: Host, home: Home, rest: str) -> int:
             rows.append({"id": m.id, "names": own, "built": times[m.id], "base": base, **m.counts})
         show_json(host, rows)
         return 0
-    from .dataset_views import versioned
+    from .build_views import versioned
 
     versioned(host, found, names, times)
     return 0

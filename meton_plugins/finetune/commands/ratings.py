@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..library import Example, Library
     from ..paths import Home
 
-__all__ = ["fix", "rate"]
+__all__ = ["fix", "named", "rate", "unquoted"]
 
 #: Option or id before the text of a correction; an id is long and has a digit, so that no English word is one.
 _TURN: Final = re.compile(r"--turn(?:=|\s+)(\S+)(?:\s+|\Z)")
@@ -37,7 +37,7 @@ def rate(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
         raise UsageError("Name examples or use --turn, not both.")
     with _library(home) as library:
         if words.ids:
-            names = [name for word in words.ids for name in _named(library, word)]
+            names = [name for word in words.ids for name in named(library, word)]
         else:
             names = [_back(library, live, words.turn).id]
         rated = library.rate(list(dict.fromkeys(names)), score)
@@ -99,7 +99,8 @@ def _score(word: str, ids: list[str]) -> int:
     return score
 
 
-def _named(library: Library, word: str) -> list[str]:
+def named(library: Library, word: str) -> list[str]:
+    """The ids that `word` means: an id or the beginning of one, or `session:ID` for all of a session."""
     session = word.removeprefix("session:")
     if session == word:
         return [library.get(word).id]
@@ -145,10 +146,10 @@ def _fix_words(rest: str) -> tuple[str | None, str | None, str]:
         raise UsageError("--turn needs a number, such as -2.")
     if name and turn:
         raise UsageError("Name an example or use --turn, not both.")
-    return name, turn, _unquoted(text)
+    return name, turn, unquoted(text)
 
 
-def _unquoted(text: str) -> str:
+def unquoted(text: str) -> str:
     """`text` without the quotes of one quoted word, or those with which a shell's words were joined to a line."""
     try:
         words = split(text)

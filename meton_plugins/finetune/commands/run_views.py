@@ -31,6 +31,7 @@ def shown(host: Host, run: Run) -> None:
         "template": record.template, "trained": duration(state.trained_seconds),
         "memory": f"{state.peak_rss_mb:.0f} MB at most" if state.peak_rss_mb else "",
         "left out": f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "nothing",
+        "forgotten": ", ".join(f"{one.trained + one.judged} rows on {one.at[:10]}" for one in run.redacted),
         "folder": str(run.folder),
     }  # fmt: skip
     say(host, run_line(run), "bold")

@@ -8,7 +8,8 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,7 @@ from .rows import PLAIN, plain_rows, prompt, rows, said
 from .sources import Source, check_sources, source_of, times
 from .split import assign, named
 
-__all__ = ["NAMES", "CountTokens", "Plan", "build", "plan", "rows_of"]
+__all__ = ["NAMES", "CountTokens", "Plan", "build", "deciding", "plan", "rows_of"]
 
 #: Tokens of each chat, as a base's tokenizer and chat template count them.
 CountTokens = Callable[[list[list[Message]]], list[int]]
@@ -97,7 +98,33 @@ def build(
     """
     if name is not None:
         check_name(name, "dataset")
-    made = _decided(library, settings, sources)
+    with deciding(library):
+        return _build(library, settings, out, sources, name, base, count_tokens)
+
+
+@contextmanager
+def deciding(library: Library) -> Iterator[None]:
+    """Nobody else builds or forgets meanwhile.
+
+    Two builds at once, each from a library without sides, could put one conversation on two of them; and a build that
+    had read an example could freeze it after it was forgotten.
+    """
+    private_dir(library.path.parent)
+    with FileLock(library.path.with_name("split.lock"), mode=0o600):
+        yield
+
+
+def _build(
+    library: Library,
+    settings: BuildSettings,
+    out: Path,
+    sources: Sequence[Source],
+    name: str | None,
+    base: dict[str, Any] | None,
+    count_tokens: CountTokens | None,
+) -> Manifest:
+    made = plan(library, settings, sources)
+    library.assign(made.splits)
     sides = {split: rows_of(made, split, settings) for split in FILES}
     content = {FILES[split]: _lines(row.model_dump() for row in side) for split, side in sides.items()}
     content[PAIRS] = _lines(_pairs(made, settings))
@@ -150,15 +177,6 @@ def _entries(made: Plan, train: Sequence[Row]) -> list[SourceEntry]:
         SourceEntry(label=source.label, weight=source.weight, examples=examples[source.label], rows=lines[source.label])
         for source in made.sources
     ]
-
-
-def _decided(library: Library, settings: BuildSettings, sources: Sequence[Source]) -> Plan:
-    """The plan, with its sides on record."""
-    # Two builds at once, each from a library without sides, could put one conversation on two of them.
-    with FileLock(library.path.with_name("split.lock"), mode=0o600):
-        made = plan(library, settings, sources)
-        library.assign(made.splits)
-    return made
 
 
 def _pairs(made: Plan, settings: BuildSettings) -> list[dict[str, Any]]:

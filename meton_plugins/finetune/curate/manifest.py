@@ -20,6 +20,7 @@ __all__ = [
     "PAIRS",
     "FileEntry",
     "Manifest",
+    "Redaction",
     "Row",
     "SourceEntry",
     "Stage",
@@ -98,6 +99,17 @@ class TokenStats(BaseModel):
         )
 
 
+class Redaction(BaseModel):
+    """What was taken out of a frozen dataset because the user had it forgotten. `files`: hash before and after."""
+
+    at: str
+    #: Stands for what was forgotten, without naming it.
+    forgotten: str
+    #: Lines that went, by file.
+    lines: dict[str, int]
+    files: dict[str, tuple[str, str]]
+
+
 class Manifest(BaseModel):
     """manifest.json, written last: where it exists, the dataset is whole."""
 
@@ -119,6 +131,8 @@ class Manifest(BaseModel):
     secrets: dict[str, int]
     files: dict[str, FileEntry]
     tokens: TokenStats | None = None
+    #: The id stays what it was: runs name it.
+    redacted: list[Redaction] = Field(default_factory=list)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -14,11 +14,11 @@ from ..errors import DataError, NotFound, UsageError
 from ..formats.chat import Chat, Said, plain
 from ..formats.writing import write
 from ..library.records import Split
-from ..paths import replacing, write_json
+from ..paths import private_dir, replacing, write_json
 from ..turn import Message
 from .manifest import FILES, PAIRS, Row
 
-__all__ = ["FORMATS", "Side", "Written", "check_output", "write_output"]
+__all__ = ["FORMATS", "Side", "Written", "check_output", "outputs", "remember", "write_output"]
 
 Side = Literal["all", "train", "validation", "heldout"]
 
@@ -82,10 +82,18 @@ def write_output(
                 f"Dataset {dataset.name} is frozen, but nothing of it can be written as {format}{why}: "
                 f"{output} was left as it is."
             )
-    known = _known(dataset.parent)
-    known[str(output)] = _digest(output)
-    write_json(dataset.parent / OUTPUTS, known)
+    remember(dataset.parent, output)
     return Written(str(output), format, written, dict(left))
+
+
+def remember(datasets: Path, output: Path) -> None:
+    """Note that `output` was written for the user: it is not ours to change, and what it says is out of our reach."""
+    write_json(private_dir(datasets) / OUTPUTS, {**_known(datasets), str(output.resolve()): _digest(output)})
+
+
+def outputs(datasets: Path) -> list[Path]:
+    """The files that were written for the user and are still there."""
+    return [path for path in map(Path, sorted(_known(datasets))) if path.is_file()]
 
 
 def _texts(put: Callable[[bytes], Any], texts: Iterable[str]) -> int:

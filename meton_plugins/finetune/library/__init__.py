@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .forgetting import Forgotten
 from .records import Example
 from .store import Library
 
-__all__ = ["Example", "Library"]
+__all__ = ["Example", "Forgotten", "Library"]

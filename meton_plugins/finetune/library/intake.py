@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from ..form import tools_in
 from ..turn import AGENT, Call, Turn, storable
+from .forgetting import obeyed
 from .records import identity
 
 __all__ = ["Offered", "digest", "now", "steps_of", "take"]
@@ -21,9 +22,12 @@ __all__ = ["Offered", "digest", "now", "steps_of", "take"]
 ID_LENGTH: Final = 10
 
 
-def take(connection: sqlite3.Connection, turn: Turn) -> tuple[str, bool]:
-    """The id of `turn`, and whether it was new."""
-    turn = turn.with_texts([storable(text) for text in turn.texts()])
+def take(connection: sqlite3.Connection, turn: Turn) -> tuple[str | None, bool]:
+    """The id of `turn`, and whether it was new; None where the user had it forgotten."""
+    allowed = obeyed(connection, turn.with_texts([storable(text) for text in turn.texts()]))
+    if allowed is None:
+        return None, False
+    turn = allowed
     key = identity(turn)
     row = connection.execute("SELECT id FROM examples WHERE identity = ?", (key,)).fetchone()
     if row is None:

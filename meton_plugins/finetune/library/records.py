@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +12,21 @@ from pydantic import BaseModel, ConfigDict
 from ..errors import UsageError
 from ..turn import AGENT, Message, ToolUse, Turn
 
-__all__ = ["GOOD", "IMPORTED", "SCORES", "Counts", "Example", "Split", "Status", "identity", "score_of"]
+__all__ = [
+    "CANDIDATE",
+    "GOOD",
+    "IMPORTED",
+    "SCORES",
+    "Counts",
+    "Example",
+    "Split",
+    "Status",
+    "alone",
+    "content_mark",
+    "identity",
+    "score_of",
+    "settled",
+]
 
 Split = Literal["train", "validation", "heldout"]
 Status = Literal["usable", "candidate", "rejected"]
@@ -98,6 +113,23 @@ def identity(turn: Turn) -> str:
     """
     parts = (turn.session, _settled(turn.question), _settled(turn.answer))
     return hashlib.sha256("\0".join(parts).encode("utf-8")).hexdigest()
+
+
+def settled(text: str) -> str:
+    """`text` as it is compared where any form of it counts: case, width, white space, numbers of placeholders aside."""
+    text = _settled(text) if "<" in text else text
+    # Most texts are ASCII, which has one form only.
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().split())
+
+
+def content_mark(question: str, answer: str) -> str:
+    """Equal for the same words, whatever session or format they are in."""
+    return hashlib.sha256("\0".join((settled(question), settled(answer))).encode("utf-8")).hexdigest()
+
+
+def alone(answer: str) -> str:
+    """Equal for the same answer, where the question before it is not to be seen."""
+    return content_mark("", answer)
 
 
 def score_of(word: str) -> int:

@@ -10,8 +10,9 @@ from typing import Final
 
 from ..errors import DataError
 from ..paths import replacing_path
+from .index import keep_index
 
-__all__ = ["VERSION", "backup_of", "prepare"]
+__all__ = ["VERSION", "backup_of", "copies", "prepare"]
 
 #: `MIGRATIONS[n]` leads from version n to n+1; a library of an older version is upgraded when it is opened.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -79,6 +80,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         )""",
         "CREATE INDEX alike_b ON alike (b)",
         "CREATE INDEX compared_head ON compared (head)",
+        # What an example said before its question was edited, by hash: forgetting it means those words, too.
+        """CREATE TABLE former (
+            example TEXT NOT NULL REFERENCES examples (id) ON DELETE CASCADE,
+            sha256 TEXT NOT NULL,
+            PRIMARY KEY (example, sha256)
+        )""",
+        # Examples whose forgetting has begun: where it was killed, the next one finishes it.
+        "CREATE TABLE forgetting (example TEXT PRIMARY KEY)",
     ),
 )
 VERSION: Final = len(MIGRATIONS)
@@ -89,12 +98,21 @@ def backup_of(path: Path, version: int) -> Path:
     return path.with_name(f"{path.stem}.v{version}{path.suffix}")
 
 
+def copies(path: Path) -> list[Path]:
+    """Copies beside the library at `path`: those of older versions, and what a killed upgrade or backup left."""
+    old, left = f"{path.stem}.v*{path.suffix}*", f".{path.stem}.*.tmp*"
+    return sorted([*path.parent.glob(old), *path.parent.glob(left)])
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the library at `path` to this version, an older one copied first; DataError where a newer one wrote it."""
     _write_ahead(connection)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
+    # What is deleted or written over is zeroed: a correction that was thought better of, an example forgotten.
+    connection.execute("PRAGMA secure_delete = ON")
     if _version(connection) == VERSION:
+        keep_index(connection)
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -107,6 +125,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         for step in MIGRATIONS[found:]:
             for statement in step:
                 connection.execute(statement)
+        keep_index(connection)
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:

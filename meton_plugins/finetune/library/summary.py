@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from .reading import STATUS
 from .records import GOOD, Counts
-from .store import _STATUS, Library
+from .store import Library
 
 __all__ = ["Summary", "TagCount", "Week", "summarize"]
 
@@ -17,15 +18,15 @@ __all__ = ["Summary", "TagCount", "Week", "summarize"]
 _MONDAY: Final = "CASE WHEN score NOTNULL THEN coalesce(date(at, 'weekday 0', '-6 days'), 'unknown') END"
 #: One pass over the wide rows of a large library instead of one for each figure.
 _GROUPS: Final = (
-    f"SELECT {_STATUS}, score, correction NOTNULL, split, coalesce(model, 'unknown'), {_MONDAY}, count(*)"
+    f"SELECT {STATUS}, score, correction NOTNULL, split, coalesce(model, 'unknown'), {_MONDAY}, count(*)"
     " FROM examples GROUP BY 1, 2, 3, 4, 5, 6"
 )
 _LENGTHS: Final = (
-    f"SELECT length(coalesce(correction, answer)), count(*) FROM examples WHERE {_STATUS} = 'usable'"
+    f"SELECT length(coalesce(correction, answer)), count(*) FROM examples WHERE {STATUS} = 'usable'"
     " GROUP BY 1 ORDER BY 1"
 )
 _TAGS: Final = (
-    f"SELECT tag, count(*), sum({_STATUS} = 'usable') FROM tags JOIN examples ON id = example"
+    f"SELECT tag, count(*), sum({STATUS} = 'usable') FROM tags JOIN examples ON id = example"
     " GROUP BY tag ORDER BY 2 DESC, 1"
 )
 

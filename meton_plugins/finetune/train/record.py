@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..settings import TrainSettings
 
-__all__ = ["BaseRecord", "RunRecord", "State", "Status"]
+__all__ = ["BaseRecord", "Redacted", "RunRecord", "State", "Status"]
 
 Status = Literal["starting", "running", "paused", "stopped", "failed", "finished"]
 
@@ -71,3 +71,15 @@ class State(_Record):
     peak_rss_mb: float | None = None
     skipped: int = 0
     error: str | None = None
+
+
+class Redacted(_Record):
+    """A line of redacted.json: so many rows of the run's dataset went because the user had their words forgotten.
+
+    It was `trained` on some of them; others only `judged` it.
+    """
+
+    at: str
+    forgotten: str
+    trained: int
+    judged: int

@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from ..errors import DataError, NotFound
 from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
-from .record import RunRecord, State
+from .record import Redacted, RunRecord, State
 
 __all__ = ["CHAT_TEMPLATE", "Run", "all_runs", "find_run"]
 
 #: The Jinja file that was named with --chat-template, in the run's folder: a run is whole without its user's files.
 CHAT_TEMPLATE: Final = "chat_template.jinja"
+
+REDACTED: Final = "redacted.json"
 
 
 class Run:
@@ -86,6 +88,26 @@ class Run:
             if (self.folder / name).is_file():
                 return self.folder / name
         raise NotFound(f"The run {self.name} has no adapter yet: wait for its first epoch, or see /finetune status.")
+
+    @property
+    def redacted(self) -> list[Redacted]:
+        """What the run saw of words that were forgotten since, the oldest first."""
+        try:
+            lines = json.loads((self.folder / REDACTED).read_text(encoding="utf-8"))
+            return [Redacted.model_validate(line) for line in lines]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def redact(self, note: Redacted) -> None:
+        """Note that words which the run saw were forgotten; once, however often a killed forgetting begins again."""
+        before = self.redacted
+        for old in before:
+            if old.forgotten == note.forgotten:
+                # It counts what is left; some rows may have gone before it was killed.
+                most = {"trained": max(old.trained, note.trained), "judged": max(old.judged, note.judged)}
+                note = old.model_copy(update=most)
+        kept = [old for old in before if old.forgotten != note.forgotten]
+        write_json(self.folder / REDACTED, [line.model_dump() for line in (*kept, note)])
 
     def control(self, want: str) -> None:
         """Ask the worker of this attempt to `stop` or `pause`."""

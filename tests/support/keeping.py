@@ -1,0 +1,60 @@
+"""`/dataset` as a user types it, and homes with runs in them that need no engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from meton_plugins.finetune.commands.dataset import ALIASES, make
+from meton_plugins.finetune.paths import Home, private_dir, write_json
+from meton_plugins.finetune.settings import TrainSettings
+from meton_plugins.finetune.train.record import BaseRecord, RunRecord
+from meton_plugins.finetune.train.runs import Run
+
+from .host import RecordingHost
+
+
+class Typed:
+    """A host with the command, and what a user types into it. `answers` are his to questions."""
+
+    def __init__(self, root: Path, *answers: bool, conversations: Path | None = None) -> None:
+        self.home = Home(root)
+        self.host = RecordingHost(root, conversations_dir=conversations, answers=answers)
+        self.command = make(self.host, self.home)
+
+    def __call__(self, line: str, code: int = 0) -> str:
+        """Type `line` after /dataset, or a short form; its output."""
+        self.host.clear()
+        word, _, rest = line.partition(" ")
+        line = f"{ALIASES[word]} {rest}" if word in ALIASES else line
+        assert self.command.run(line) == code, self.host.output
+        return self.host.output
+
+    def json(self, line: str, code: int = 0) -> Any:
+        """The same, read as JSON."""
+        self.host.json = True
+        try:
+            return json.loads(self(line, code))
+        finally:
+            self.host.json = False
+
+
+def plain_run(home: Home, name: str, dataset: Path) -> Run:
+    """A finished run on `dataset`, with adapters of a few bytes and a checkpoint."""
+    folder = private_dir(private_dir(home.runs) / name)
+    shutil.copytree(dataset, folder / "dataset")
+    base = BaseRecord(path="/base.gguf", sha256="0" * 64, architecture="qwen2", parameters=1, size=1, mtime_ns=1)
+    record = RunRecord(
+        name=name, created="2026-03-01T10:00:00+00:00", base=base, dataset=dataset.name, learned="last",
+        examples={}, settings=TrainSettings(), template="basic", system="", threads=1,
+    )  # fmt: skip
+    write_json(folder / "run.json", record.model_dump(mode="json"))
+    write_json(folder / "state.json", {"status": "finished"})
+    write_json(folder / "done", {})
+    for file in ("best.gguf", "adapter.gguf"):
+        (folder / file).write_bytes(b"GGUF" + name.encode())
+    checkpoint = private_dir(private_dir(folder / "checkpoints") / "step_00000001")
+    (checkpoint / "adapter.gguf").write_bytes(b"GGUF")
+    return Run(folder)
