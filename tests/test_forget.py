@@ -95,7 +95,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         library.fix(name, f"{ANSWER} Corrected: the {MARK} was given away to the neighbours.")
         library.tag([name], [MARK])
         other = library.find()[0].id
-        library._connection().execute("INSERT INTO compared (example, mark) VALUES (?, ?)", (name, MARK.encode()))
+        values = (name, name, MARK.encode(), MARK.encode())
+        library._connection().execute("INSERT INTO compared (example, head, mark, print) VALUES (?, ?, ?, ?)", values)
         query = "INSERT INTO alike (a, b, question, answer) VALUES (?, ?, 99, 99)"
         library._connection().executemany(query, [(name, other), (other, name)])
         for settings in (BuildSettings(form="plain"), BuildSettings(form="meton"), BuildSettings(context_turns=0)):
@@ -109,7 +110,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
             old.commit()
     (folder.root / ".library.v2.db.77.tmp").write_text(ANSWER)
     (private_dir(folder.datasets / ".abc.77.tmp") / "train.jsonl").write_text(ANSWER)
-    assert len(holding(folder.root)) > 12
+    assert len(holding(folder.root)) >= 9
     return folder.root
 
 
@@ -154,7 +155,8 @@ def test_no_byte_is_left(typed: Typed) -> None:
         assert MARK not in json.dumps([one.model_dump() for one in reader.find()]).lower()
         assert reader.search(MARK) == reader.search("blue paper") == []
         assert [hit.example.session for hit in reader.search("2-2")] == ["session-2"]
-        queries = [f"SELECT count(*) FROM {name}" for name in ("calls", "tags", "compared", "alike", "forgetting")]
+        queries = [f"SELECT count(*) FROM {name}" for name in ("calls", "tags", "alike", "forgetting")]
+        queries.append(f"SELECT count(*) FROM compared WHERE '{name}' IN (example, head)")
         assert [reader._connection().execute(query).fetchone()[0] for query in queries] == [1, 0, 0, 0, 0]
     assert name in receipt["examples"]
     assert [len(receipt["examples"]), len(receipt["copies"]), len(receipt["cleaned"])] == [2, 1, 1]
