@@ -99,9 +99,12 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         library._connection().execute("INSERT INTO compared (example, head, mark, print) VALUES (?, ?, ?, ?)", values)
         query = "INSERT INTO alike (a, b, question, answer) VALUES (?, ?, 99, 99)"
         library._connection().executemany(query, [(name, other), (other, name)])
-        for settings in (BuildSettings(form="plain"), BuildSettings(form="meton"), BuildSettings(context_turns=0)):
+        for changes in ({"form": "plain"}, {"form": "meton"}, {"context_turns": 0}):
+            # The copy is to be frozen beside it.
+            settings = BuildSettings.model_validate({"deduplicate": False, "plain_share": 0, **changes})
             dataset.build(library, settings, folder.datasets)
-        frozen = dataset.build(library, BuildSettings(form="plain"), folder.datasets, name="mine")
+        plain = BuildSettings(form="plain", deduplicate=False, plain_share=0)
+        frozen = dataset.build(library, plain, folder.datasets, name="mine")
     plain_run(folder, "one", folder.datasets / frozen.id)
     for version in (1, 2):
         with closing(sqlite3.connect(backup_of(folder.library, version))) as old:
