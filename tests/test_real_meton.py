@@ -16,6 +16,7 @@ from support.chat_server import ChatServer
 from support.meton_session import MetonSession
 from support.real_meton import CLI, ROOT, clone, freeze, git, shell
 
+from meton_plugins.finetune.tools import TOOLS
 from meton_plugins.host.config_file import ConfigFile
 
 pytest_plugins = ["support.real_meton_fixtures"]
@@ -106,7 +107,7 @@ def test_help_and_tools_show_ours_after_metons(installed: Path, python: str, ser
         tools = chat.send("/tools")
         assert tools.index("spawn_agent") < tools.index("dataset_stats") < tools.index("model_rollback")
         ours = [line for line in tools.splitlines() if re.search(r"│ (dataset|training|model|rate)\w*_", line)]
-        assert len(ours) == 12
+        assert len(ours) == len(TOOLS)
         assert not any("..." in line for line in ours)
         assert chat.leave()[1] == 0
 

@@ -21,6 +21,7 @@ from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.library import Example, Library
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.settings import BuildSettings
+from meton_plugins.finetune.turn import Message
 
 pytest_plugins = ["support.real_meton_fixtures"]
 
@@ -104,6 +105,44 @@ def test_turns_are_kept_rated_fixed_and_trained_call_by_call(talk: Talk, tmp_pat
     with Library(talk.home.library) as library:
         assert library.counts().examples == 4
         assert len(library.calls(read.id)) == 2
+
+
+def test_the_library_works_in_the_chat(talk: Talk, tmp_path: Path) -> None:
+    samples = ROOT / "examples" / "training_data"
+    with talk.start() as chat:
+        chat.send("first question")
+        chat.send("/+")
+        for line, words in {
+            f"/dataset import {samples}": "Imported",
+            "/dataset search first question": "first",
+            "/dataset stats": "usable",
+            "/dataset duplicates": "alike by 85",
+            "/dataset build --dry-run": "nothing was frozen",
+            f"/dataset build --name mine --output {tmp_path / 'out.jsonl'} --format sharegpt": "Dataset ",
+            "/dataset versions": "mine",
+            "/dataset preview --number 1": "ANSWER:",
+            "/dataset diff mine mine": "same rows",
+            "/dataset leaks": "leak",
+            "/dataset tag list": "tag",
+            f"/dataset export --output {tmp_path / 'e.jsonl'} --anonymize --yes": "e.jsonl",
+            f"/dataset backup {tmp_path / 'b.tar.gz'}": "b.tar.gz",
+            "/dataset forget before:2001-01-01 --yes": "before",
+            "/finetune compare a b": "There is no run",
+            "/model-register check": "There is no run",
+        }.items():
+            said = chat.send(line)
+            assert words in said, f"{line}: {said}"
+            assert "Traceback" not in said
+        _, code = chat.leave()
+    assert code == 0
+    assert (tmp_path / "out.jsonl").stat().st_size > 1000
+    # What a check of the form would send for a question that was never heard is what Meton itself sends.
+    heard = talk.examples()["first question"]
+    with Library(talk.home.library) as library:
+        [call] = library.calls(heard.id)
+        asked = [Message(role="user", content=heard.question)]
+        assert form.full_prompt(call.instructions, heard.question, asked) == call.whole
+        assert "file_operations" in form.tools_in(call.instructions)
 
 
 def test_what_lies_about_is_taken_once(talk: Talk) -> None:

@@ -74,7 +74,8 @@ def duplicates(host: Host, home: Home, rest: str) -> int:
     if words.limit and len(order) > words.limit:
         note(host, f"and {len(order) - words.limit} more sets (--limit 0 shows all)")
     if asked:
-        note(host, f"{len(asked)} questions have more than one answer: a choice between answers, not duplicates")
+        many = "1 question has" if len(asked) == 1 else f"{len(asked)} questions have"
+        note(host, f"{many} more than one answer: a choice between answers, not duplicates")
     return 0
 
 
