@@ -157,7 +157,8 @@ def _leaking(host: Host, found: Leaks) -> None:
 
 
 def _looked(found: Leaks) -> str:
-    return f"{found.examples} different examples in {found.places} datasets and runs, each compared with all others"
+    places = "1 dataset or run" if found.places == 1 else f"{found.places} datasets and runs"
+    return f"{found.examples} different examples in {places}, each compared with all others"
 
 
 def _brief(text: str) -> str:
