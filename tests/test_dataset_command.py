@@ -242,3 +242,14 @@ def test_commands_are_quick(full: Typed, line: str) -> None:
         full(line.format(attempt))
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.1
+
+
+def test_a_fix_never_takes_the_wrong_answer(full: Typed) -> None:
+    before = full.json("list --limit 0")
+    old = next(e["id"] for e in before[5:] if any(letter.isdigit() for letter in e["id"][:4]))
+    said = full(f"fix {old[:4]} Another text.", 2)
+    assert f"{old[:4]} may mean the example {old}: type its whole ID" in said
+    assert "not a session" in full("fix session:0618 Another text.", 2)
+    assert "usage: /dataset fix" in full("fix --help me")
+    assert full.json("list --limit 0") == before
+    assert "Fixed: " in full("fix 9999 bottles of text")

@@ -424,7 +424,7 @@ def test_what_cannot_be_named(typed: Typed, words: str, code: int, says: str) ->
 def test_an_example_without_a_time_is_never_before(typed: Typed) -> None:
     with Library(typed.home.library) as library:
         name = str(library.take(turn(40, 0, at="")))
-        typed("forget before:2030-01-01 --yes")
+        typed("forget before:2026-11-01 --yes")
         assert [one.id for one in library.find()] == [name]
 
 
@@ -481,3 +481,25 @@ def test_a_paused_run_goes_on_with_what_is_left(bench: Bench) -> None:
     assert run.status == "finished", run.state.error
     rows = [event["rows"] for event in run.events() if event["event"] == "rows" and event["side"] == "train"]
     assert rows[-1] == rows[0] - 1
+
+
+@pytest.mark.parametrize("day", ["2026-13-45", "2026-02-30", "xyz", "2026-3-5", "9999-99-99", "2026-03-05T25:00"])
+def test_a_day_that_is_none_forgets_nothing(typed: Typed, day: str) -> None:
+    with Library(typed.home.library) as library:
+        before = library.counts()
+    assert "before: takes a date such as 2026-03-01" in typed(f"forget before:{day} --yes", code=2)
+    assert "still to come" in typed("forget before:9999-01-01 --yes", code=2)
+    with Library(typed.home.library) as library:
+        assert library.counts() == before
+
+
+def test_the_receipt_names_files_that_were_imported(typed: Typed, tmp_path: Path) -> None:
+    asked, said = "Where does the quay lantern stand now?", "It stands at the far end of the quay, painted green."
+    folder = tmp_path / "bring"
+    folder.mkdir()
+    (folder / "one.jsonl").write_text(json.dumps({"prompt": asked, "completion": said}) + "\n")
+    typed(f"import {folder}")
+    with Library(typed.home.library) as library:
+        [example] = [e for e in library.find() if e.question == asked]
+    receipt = typed.json(f"forget {example.id} --yes")
+    assert str((folder / "one.jsonl").resolve()) in receipt["conversations"]

@@ -8,12 +8,13 @@ from typing import Any, Final
 
 from .paths import private_dir, write_json
 
-__all__ = ["BACKUPS", "HARVESTED", "Told"]
+__all__ = ["BACKUPS", "HARVESTED", "IMPORTED", "Told"]
 
-#: The names of two lists: the backups that were made, and the folders that were harvested. Both hold what is forgotten
-#: later.
+#: The names of lists of what may hold what is forgotten later: the backups that were made, the folders that were
+#: harvested, the files that were imported.
 BACKUPS: Final = "backups"
 HARVESTED: Final = "harvested"
+IMPORTED: Final = "imported"
 
 
 class Told:

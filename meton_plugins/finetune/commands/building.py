@@ -169,7 +169,8 @@ def _planned(host: Host, plan: Any, taken: _Taken) -> int:
 
     _show(host, taken)
     funnel(host, plan.funnel.stages, sides)
-    note(host, "nothing was frozen")
+    kept = "; what was harvested or imported for it stays in the library" if taken.harvest or taken.imports else ""
+    note(host, f"nothing was frozen{kept}")
     return 0
 
 

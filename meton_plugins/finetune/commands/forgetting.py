@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -75,9 +76,7 @@ def _chosen(library: Library, words: Sequence[str], begun: set[str]) -> list[str
     for word in words:
         before = word.removeprefix("before:")
         if before != word:
-            if not _DATE.fullmatch(before):
-                raise UsageError(f"before: takes a date such as 2026-03-01, not {before[:40]!r}.")
-            ids += [example.id for example in library.find(before=before.replace(" ", "T"))]
+            ids += [example.id for example in library.find(before=_moment(before))]
             continue
         try:
             ids += named(library, word)
@@ -87,6 +86,19 @@ def _chosen(library: Library, words: Sequence[str], begun: set[str]) -> list[str
     if words and not ids and not begun:
         raise NotFound("There is no example that is so old: see /dataset list.")
     return list(dict.fromkeys(ids))
+
+
+def _moment(text: str) -> str:
+    """A date, perhaps with a time, as the library writes them; one that is none, or is still to come, is a slip."""
+    try:
+        when = datetime.fromisoformat(text) if _DATE.fullmatch(text) else None
+    except ValueError:
+        when = None
+    if when is None:
+        raise UsageError(f"before: takes a date such as 2026-03-01, not {text[:40]!r}.")
+    if when > datetime.now():
+        raise UsageError(f"before:{text} is still to come, so it would forget everything: name a day that has been.")
+    return text.replace(" ", "T")
 
 
 def _agreed(host: Host, library: Library, what: Forgotten, touched: Receipt) -> bool:
@@ -156,9 +168,12 @@ def _left(receipt: Receipt) -> Sequence[str]:
 def _conversations(host: Host, home: Home) -> list[Path]:
     """The folders where the host's own files may hold it, too."""
     from ..settings import load
-    from ..told import HARVESTED, Told
+    from ..told import HARVESTED, IMPORTED, Told
 
-    folders = [host.conversations_dir, *map(Path, Told(home.told).all(HARVESTED))]
+    told = Told(home.told)
+    folders = [host.conversations_dir, *map(Path, told.all(HARVESTED))]
+    for path in map(Path, told.all(IMPORTED)):
+        folders += [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     # A broken settings.toml must not keep anything from being forgotten.
     with suppress(FinetuneError):
         folders.append(load(home.settings).harvest.conversations_dir)

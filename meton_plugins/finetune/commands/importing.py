@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..paths import Home
+from ..told import IMPORTED, Told
 from .edge import note, say, show_json
 from .options import Parser, split
 from .progress import bar
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from ...host.api import Host
     from ..collect.imports import ImportReport
     from ..library import Library
-    from ..paths import Home
 
 __all__ = ["as_json", "bring", "imported", "take"]
 
@@ -75,7 +76,12 @@ def take(
             from ..collect.code import take_code
 
             return take_code(library, paths, how, told)
-        return take_files(library, paths, how, told)
+        report = take_files(library, paths, how, told)
+    # Whoever has something forgotten is told where else it is.
+    known = Told(Home(library.path.parent).told)
+    for path in paths:
+        known.add(IMPORTED, str(path.resolve()))
+    return report
 
 
 def as_json(report: ImportReport) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def imported(host: Host, report: ImportReport) -> None:
     if report.secrets:
         kinds = ", ".join(f"{number} {kind.lower()}" for kind, number in sorted(report.secrets.items()))
         note(host, f"  secrets replaced, as far as they could be found: {kinds}")
-    if report.labels:
+    if report.labels and report.new:
         note(host, f"source: {', '.join(report.labels)}; build from it with --source {report.labels[0]}")
     if report.formats.get("meton"):
         note(host, "conversations come unrated: /dataset rate good session:ID rates a whole one")

@@ -21,6 +21,8 @@ __all__ = ["fix", "named", "rate", "unquoted"]
 #: Option or id before the text of a correction; an id is long and has a digit, so that no English word is one.
 _TURN: Final = re.compile(r"--turn(?:=|\s+)(\S+)(?:\s+|\Z)")
 _ID: Final = re.compile(r"(?=[a-f]*\d)([0-9a-f]{6,64})(?:\s+|\Z)")
+#: What may be meant as an id, and may be a word of the text.
+_SHORT: Final = re.compile(r"(?=[a-f]*\d)([0-9a-f]{4,5})(?:\s+|\Z)")
 
 
 def rate(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
@@ -53,7 +55,7 @@ def rate(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
 
 def fix(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     """Replace an answer by the user's words; without a text, in his editor."""
-    if rest.strip() in ("-h", "--help"):
+    if rest.split()[:1] in (["-h"], ["--help"]):
         usage = (
             "usage: /dataset fix [ID] [--turn -N] [TEXT]\n\nThe text becomes the answer to learn, and the old answer "
         )
@@ -62,6 +64,7 @@ def fix(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     from ..curate.secrets import scrub
 
     with _library(home) as library:
+        _check_meant(library, name, text)
         example = library.get(name) if name else _back(library, live, turn)
         if not text:
             from .editor import edit
@@ -181,3 +184,17 @@ def _help(text: str) -> Any:
     from .options import HelpWanted
 
     return HelpWanted(text)
+
+
+def _check_meant(library: Library, name: str | None, text: str) -> None:
+    """UsageError where a text begins with what other commands take for an example: the wrong answer would be fixed."""
+    if name is None and text.startswith("session:"):
+        raise UsageError("/dataset fix takes one example's ID, not a session: see /dataset list.")
+    if name is None and (match := _SHORT.match(text)):
+        try:
+            meant = library.get(match.group(1)).id
+        except NotFound:
+            return
+        raise UsageError(
+            f"{match.group(1)} may mean the example {meant}: type its whole ID, or begin the text otherwise."
+        )

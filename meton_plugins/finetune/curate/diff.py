@@ -17,7 +17,20 @@ __all__ = ["Change", "DatasetDiff", "Item", "Side", "compare"]
 
 #: What a manifest says of the result; all else in it is recipe.
 RESULT: Final = frozenset(
-    ("id", "version", "funnel", "examples", "counts", "plain", "sessions", "secrets", "files", "tokens", "settings")
+    (
+        "id",
+        "version",
+        "funnel",
+        "examples",
+        "counts",
+        "plain",
+        "sessions",
+        "secrets",
+        "files",
+        "tokens",
+        "settings",
+        "redacted",
+    )
 )
 #: The user's own words in the prompt that `form.prompt` makes.
 _QUESTION: Final = re.compile(r"^User Query: (.*?)(?:\n\nPrevious Tool Calls:|\n\nReply with THOUGHT|\Z)", re.S | re.M)
