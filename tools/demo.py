@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from meton_plugins.finetune.curate.rows import PLAIN
 from meton_plugins.finetune.engine.jobs import evaluate
 from meton_plugins.finetune.form import parse, prompt
 from meton_plugins.finetune.serve.templates import load_template
@@ -99,6 +100,8 @@ def questions(demo: Demo) -> list[dict[str, str]]:
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     first: dict[str, dict[str, str]] = {}
     for row in rows:
+        if row["id"].endswith(PLAIN):
+            continue  # the same answer once more, without the form
         taught = parse(row["messages"][-1]["content"])
         question = demo.ask_json(f"dataset show {row['id']}")["question"]
         first.setdefault(row["session"], {"question": question, "expected": taught.answer if taught else ""})
