@@ -37,7 +37,7 @@ bench-data: $(READY)
 	@$(PY) bench/near_duplicates.py
 	@$(PY) bench/harvest_build.py
 	@$(PY) bench/rating.py
-	@$(PY) bench/secrets.py --write
+	@$(PY) bench/find_secrets.py --write
 	@$(PY) bench/table.py
 
 faults-data: $(READY)

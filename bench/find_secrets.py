@@ -1,6 +1,6 @@
 """How well secrets are found: recall on planted ones, false hits on clean code, speed.
 
-    python bench/secrets.py [--each 6] [--pieces 30000] [--packages PATH ...] [--half tune|measure] [--show KIND]
+    python bench/find_secrets.py [--each 6] [--pieces 30000] [--packages PATH ...] [--half tune|measure] [--show KIND]
 
 Recall is over the forms of gitleaks' rules (tests/support/leaks.py) in prose, code and JSON. Clean code is the standard
 library and the installed packages, or those at PATH, in pieces of 40 lines. Files are halved by a hash of their path:
