@@ -141,7 +141,7 @@ def test_the_measure_of_recall_can_fail() -> None:
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_secrets", ROOT / "bench" / "secrets.py")
+    spec = importlib.util.spec_from_file_location("bench_secrets", ROOT / "bench" / "find_secrets.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
