@@ -171,8 +171,11 @@ def calm(host: RecordingHost, code: int) -> None:
 
 @pytest.mark.parametrize("line", NASTY.values(), ids=NASTY)
 @pytest.mark.parametrize("name", ["/dataset", "/finetune", "/export", "/model-register"])
-def test_no_line_raises(home: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
+def test_no_line_raises(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str) -> None:
     monkeypatch.setenv("OLLAMA_HOST", AWAY)
+    # Some words take the line for the name of a file that they write: not into the checkout, nor the user's own folder.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     host = RecordingHost(home, slots=Slots({"primary": "a:b"}))
     command = commands_for(host)[name]
     for verb in ("", *command.verbs):
