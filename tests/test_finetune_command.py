@@ -21,6 +21,7 @@ from support.runs import SETTINGS, Bench, over, reached
 
 from meton_plugins.finetune.commands import dataset, export, finetune, model_register, watch
 from meton_plugins.finetune.commands.finetune import VERBS
+from meton_plugins.finetune.commands.starting import reserved
 from meton_plugins.finetune.engine import setup as engine_setup
 from meton_plugins.finetune.engine.package import VERSION
 from meton_plugins.finetune.library import Library
@@ -107,7 +108,7 @@ def test_help_lists_every_verb(typed: Typed, line: str) -> None:
 def test_every_verb_has_help(typed: Typed, verb: str) -> None:
     said = typed(f"{verb} --help")
     assert said.startswith(f"usage: /finetune {verb}")
-    assert VERBS[verb][1].split("%")[0] in said
+    assert VERBS[verb].summary.split("%")[0] in said
 
 
 @pytest.mark.parametrize("name", TrainSettings.model_fields)
@@ -766,7 +767,7 @@ def test_a_broken_settings_file(ready: Typed, line: str) -> None:
 
 
 def test_reserved_names_are_the_words_of_all_commands() -> None:
-    words = finetune._words()
+    words = reserved()
     for command in (dataset, export, finetune, model_register):
         assert set(command.VERBS) <= set(words)
 

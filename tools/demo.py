@@ -33,7 +33,7 @@ WORK: Final = ROOT / "build" / "demo"
 #: Few examples and many epochs: the tiny base is to learn our samples by heart, so the last adapter is exported and
 #: not the one that was best on answers it never saw. One thread: on so small a model more wait for one another, and on
 #: a busy machine they wait long.
-TRAIN: Final = "--threads 1 --epochs 40 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --ctx-size 512"
+TRAIN: Final = "--threads 1 --epochs 40 --learning-rate 3e-3 --lora-rank 32 --lora-alpha 64 --ctx-size 512 --patience 0"
 BASE_NAME: Final = "tiny-base:latest"
 CONFIG: Final = f"""\
 # A Meton config.yaml in small. The demo swaps the primary slot and gives it back.

@@ -51,8 +51,14 @@ class TrainSettings(_Options):
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW's weight decay")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients longer than this are scaled down; 0 for never")
     seed: int = Field(42, ge=0, lt=2**32, description="decides first weights and shuffling")
-    save_steps: int = Field(50, ge=1, description="steps between two checkpoints")
-    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0 for one a core")
+    save_steps: int = Field(50, ge=1, description="most steps between two checkpoints")
+    save_minutes: float = Field(10, ge=0, description="most minutes between two checkpoints; 0 for steps alone")
+    eval_steps: int = Field(0, ge=0, description="steps between two validations within an epoch; 0 for its end alone")
+    patience: int = Field(2, ge=0, description="stop after so many validations without a better one; 0 for never")
+    min_delta: float = Field(0.0, ge=0, description="how much lower a validation loss must be to count as better")
+    threads: int = Field(0, ge=0, le=512, description="CPU threads; 0 for the number that is measured to be fastest")
+    nice: int = Field(10, ge=0, le=19, description="how far the training gives way to other programs: 0 to 19")
+    gpu_layers: int = Field(0, ge=0, le=1000, description="layers of the base on a GPU (Vulkan); 0 for the CPU alone")
     chat_template: str | None = Field(
         None, description="chatml, llama-2, llama-3, deepseek or a Jinja file, where the base has no chat template"
     )

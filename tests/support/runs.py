@@ -20,13 +20,16 @@ from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.settings import BuildSettings, TrainSettings
+from meton_plugins.finetune.train import planner
 from meton_plugins.finetune.train.launch import start
 from meton_plugins.finetune.train.planner import base_record, create
 from meton_plugins.finetune.train.runs import Run
 from meton_plugins.finetune.turn import Turn
 
 #: One thread: two fight each other wherever something else is at work, which makes a step a hundred times slower.
-SETTINGS = TrainSettings(epochs=6, save_steps=5, threads=1, template="bare", lora_rank=4, learning_rate=1e-3)
+SETTINGS = TrainSettings(
+    epochs=6, save_steps=5, threads=1, template="bare", lora_rank=4, learning_rate=1e-3, patience=0
+)
 SLOW = 90.0
 
 
@@ -70,9 +73,7 @@ class Bench:
     def create(self, name: str = "one", **changes: Any) -> Run:
         """A new run's folder, not yet trained."""
         settings = SETTINGS.model_copy(update=changes)
-        return create(
-            self.home, base=base_record(self.base, None), dataset=self.dataset, settings=settings, system="", name=name
-        )
+        return create(self.home, planner.Ingredients(base_record(self.base, None), self.dataset, settings, ""), name)
 
     def train(self, name: str = "one", **changes: Any) -> Run:
         """A run that was trained to its end."""
@@ -83,7 +84,10 @@ class Bench:
 
     def words(self, *words: str, name: str = "one", **flags: Any) -> list[str]:
         """`finetune start` with these settings, as a user types it."""
-        said = {**SETTINGS.model_dump(include={"epochs", "save_steps", "threads", "template", "lora_rank"}), **flags}
+        said = {
+            **SETTINGS.model_dump(include={"epochs", "save_steps", "threads", "template", "lora_rank", "patience"}),
+            **flags,
+        }
         said |= {"base": self.base, "dataset": self.dataset, "name": name, "learning_rate": SETTINGS.learning_rate}
         given = [f"--{flag.replace('_', '-')}={value}" for flag, value in said.items()]
         return ["finetune", "start", *given, *words]

@@ -6,8 +6,9 @@ import datetime
 import shutil
 import tempfile
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from .. import __version__
 from ..curate import dataset as datasets
@@ -21,9 +22,22 @@ from ..settings import TrainSettings
 from .record import BaseRecord, RunRecord
 from .runs import CHAT_TEMPLATE, Run
 
-__all__ = ["base_record", "check_new", "create", "free_name"]
+__all__ = ["Ingredients", "base_record", "check_new", "create", "free_name"]
 
 SIDES: Final = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a run is made of. `parent`: the run that it continues; `replay` and `recipe` as in `RunRecord`."""
+
+    base: BaseRecord
+    dataset: Path
+    settings: TrainSettings
+    system: str
+    parent: Run | None = None
+    replay: float | None = None
+    recipe: str | None = None
 
 
 def free_name(runs: Path) -> str:
@@ -55,9 +69,11 @@ def check_new(runs: Path, name: str | None, reserved: Collection[str]) -> None:
 
 
 def create(
-    home: Home, *, base: BaseRecord, dataset: Path, settings: TrainSettings, system: str, name: str | None = None
-) -> Run:
-    """The folder of a new run, whole or not at all."""
+    home: Home, made_of: Ingredients, name: str | None = None, *, sweep: str | None = None, workers: int = 0,
+    plan: dict[str, Any] | None = None,
+) -> Run:  # fmt: skip
+    """The folder of a new run, whole or not at all. `workers`: threads, where the settings leave them open."""
+    base, dataset, settings = made_of.base, made_of.dataset, made_of.settings
     engine = installed()
     template_for(inspect(Path(base.path)), settings.chat_template)
     check_new(home.runs, name, ())
@@ -70,8 +86,9 @@ def create(
     record = RunRecord(
         name=chosen, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), base=base,
         dataset=frozen.id, learned=frozen.manifest.learned, examples=counts, settings=settings,
-        template=settings.template, system=system,
-        threads=threads(settings.threads),
+        template=settings.template, system=made_of.system, threads=threads(settings.threads or workers),
+        parent=made_of.parent.name if made_of.parent else None, replay=made_of.replay, recipe=made_of.recipe,
+        sweep=sweep, plan=plan,
         versions={"plugin": __version__, "engine": engine.version, "backend": engine.backend},
     )  # fmt: skip
     private_dir(home.runs)

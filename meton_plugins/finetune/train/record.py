@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,7 +44,14 @@ class RunRecord(_Record):
     template: str
     system: str
     threads: int
+    #: The run whose best adapter this one began with (`start.gguf` in its folder).
     parent: str | None = None
+    #: With a parent: examples that it or its ancestors were trained on, for each new one; None for the whole dataset.
+    replay: float | None = None
+    recipe: str | None = None
+    sweep: str | None = None
+    #: What was foreseen: see `plan.Plan`.
+    plan: dict[str, Any] | None = None
     versions: dict[str, str] = Field(default_factory=dict)
 
 
@@ -69,8 +76,13 @@ class State(_Record):
     seconds_left: float | None = None
     trained_seconds: float = 0.0
     peak_rss_mb: float | None = None
+    #: Validations since the best one.
+    since_best: int = 0
     skipped: int = 0
+    #: Why it failed, or paused by itself.
     error: str | None = None
+    #: What the user should know of it though it goes on: it stopped early, it was taken up on another machine.
+    note: str | None = None
 
 
 class Redacted(_Record):

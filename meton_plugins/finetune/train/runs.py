@@ -14,10 +14,13 @@ from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
 from .record import Redacted, RunRecord, State
 
-__all__ = ["CHAT_TEMPLATE", "Run", "all_runs", "find_run"]
+__all__ = ["CHAT_TEMPLATE", "START", "Run", "all_runs", "find_run"]
 
 #: The Jinja file that was named with --chat-template, in the run's folder: a run is whole without its user's files.
 CHAT_TEMPLATE: Final = "chat_template.jinja"
+
+#: The adapter that training began with, of a run that continues another.
+START: Final = "start.gguf"
 
 REDACTED: Final = "redacted.json"
 

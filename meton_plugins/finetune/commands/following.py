@@ -1,0 +1,102 @@
+"""`/finetune status`, `watch`, `logs`, `show`, `compare`: looking at runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .edge import note, say, show_json
+from .options import Parser
+from .progress import run_line
+from .run_views import compared, logged, shown
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..paths import Home
+    from ..train.runs import Run
+
+__all__ = ["compare", "compare_flags", "found", "logs", "logs_flags", "run_flag", "show", "status", "watch"]
+
+
+def run_flag(parser: Parser) -> None:
+    """The run that a verb is about."""
+    parser.add_argument("run", nargs="?", help="the run (default: the newest)")
+
+
+def compare_flags(parser: Parser) -> None:
+    """Of `compare`."""
+    for one in ("a", "b"):
+        parser.add_argument(one, metavar=one.upper(), help="a run")
+
+
+def logs_flags(parser: Parser) -> None:
+    """Of `logs`."""
+    run_flag(parser)
+    parser.add_argument("--lines", type=int, default=30, metavar="N", help="last lines to show (default: 30)")
+
+
+def found(home: Home, options: argparse.Namespace) -> Run:
+    """The run that was named, or the newest."""
+    from ..train.runs import find_run
+
+    return find_run(home.runs, options.run)
+
+
+def status(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """One line a run."""
+    from ..train.runs import all_runs
+
+    runs = [found(home, options)] if getattr(options, "run", None) else all_runs(home.runs)
+    if host.json:
+        show_json(host, [{"run": r.name, **r.state.model_dump(), "status": r.status} for r in runs])
+    elif not runs:
+        say(host, "No run yet. Rate answers, /dataset build, then /finetune start.")
+    width = max(len(run.name) for run in runs) if len(runs) > 1 else 0
+    for run in runs:
+        say(host, run_line(run, width))
+    return 0
+
+
+def show(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """A run's base, data, settings and result."""
+    run = found(home, options)
+    if host.json:
+        show_json(host, {**run.record.model_dump(), "state": {**run.state.model_dump(), "status": run.status}})
+    else:
+        shown(host, run)
+    return 0
+
+
+def compare(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """Two runs side by side."""
+    from ..report import compare as service
+    from ..train.runs import find_run
+
+    table = service.compare(find_run(home.runs, options.a), find_run(home.runs, options.b))
+    if host.json:
+        show_json(host, table.as_dict())
+    else:
+        compared(host, table)
+    return 0
+
+
+def watch(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """Follow a run live."""
+    from . import watch as view
+
+    return view.watch(host, found(home, options))
+
+
+def logs(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """What happened in a run."""
+    run = found(home, options)
+    if options.lines < 1:
+        raise UsageError("--lines takes a number from 1 up.")
+    events = run.events()[-options.lines :]
+    if host.json:
+        show_json(host, events)
+        return 0
+    logged(host, events)
+    note(host, f"The engine's own log: {run.folder / 'engine.log'}")
+    return 0

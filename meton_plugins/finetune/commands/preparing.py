@@ -1,0 +1,58 @@
+"""`/finetune setup` and `doctor`: what training needs, before the first run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..settings import load
+from .edge import note, say, show_json
+from .options import Parser
+from .run_views import examined
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..paths import Home
+
+__all__ = ["doctor", "doctor_flags", "setup", "setup_flags"]
+
+
+def setup_flags(parser: Parser) -> None:
+    """Of `setup`."""
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="install from this tarball")
+    parser.add_argument("--again", action="store_true", help="install even where it is in place")
+
+
+def doctor_flags(parser: Parser) -> None:
+    """Of `doctor`."""
+    parser.add_argument("--meton", type=Path, metavar="PATH", help="only look at what this Meton checkout has")
+
+
+def setup(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """Install the engine."""
+    from ..engine import setup as service
+
+    engine, done = service.setup(lambda text: say(host, f"… {text}", "dim"), source=options.source, again=options.again)
+    if host.json:
+        show_json(host, {"version": engine.version, "backend": engine.backend, "installed": done, **engine.proof})
+        return 0
+    say(host, f"✓ Engine {engine.version} {'installed' if done else 'is in place'} ({engine.backend}).", "green")
+    proof = engine.proof
+    note(host, f"Its own proof: loss {proof['first_loss']:.3f} → {proof['last_loss']:.3f} in two steps.")
+    return 0
+
+
+def doctor(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """Look at engine, machine, server and host."""
+    from ..report.health import examine, surface
+
+    if options.meton:
+        rows = surface(options.meton)
+    else:
+        rows = examine(home, load(home.settings), host.name, host.slots.path if host.slots else None)
+    if host.json:
+        show_json(host, [row._asdict() for row in rows])
+    else:
+        examined(host, rows)
+    return 1 if any(row.verdict == "bad" for row in rows) else 0

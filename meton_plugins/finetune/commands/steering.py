@@ -1,0 +1,49 @@
+"""`/finetune pause`, `resume`, `stop`: asking the worker of a run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .edge import say, show_json
+from .following import found
+from .progress import run_line
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..paths import Home
+
+__all__ = ["pause", "resume", "stop"]
+
+
+def pause(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """Save a checkpoint and free the memory."""
+    return _ask(host, home, options, "pause", "{run} saves a checkpoint and frees the memory.")
+
+
+def stop(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """End a run; the best so far is kept."""
+    return _ask(host, home, options, "stop", "{run} stops after this step and keeps the best so far.")
+
+
+def _ask(host: Host, home: Home, options: argparse.Namespace, want: str, said: str) -> int:
+    from ..train.launch import ask
+
+    run = found(home, options)
+    ask(run, want)
+    say(host, said.format(run=run.name))
+    if host.json:
+        show_json(host, {"run": run.name, "asked": want})
+    return 0
+
+
+def resume(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """Go on with a run."""
+    from ..train.launch import start
+
+    run = found(home, options)
+    failed = start(run).status == "failed"
+    say(host, run_line(run), "red" if failed else "")
+    if host.json:
+        show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
+    return 1 if failed else 0
