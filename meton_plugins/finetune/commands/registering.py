@@ -1,0 +1,82 @@
+"""`/model-register add`: an export, or any GGUF file, becomes a model of the server."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING
+
+from .edge import note, say, show_json
+from .fallback import mend_fallback
+from .places import home_of, server_of, store_of
+from .progress import bar
+from .swapping import promote_asked, show_swap
+
+if TYPE_CHECKING:
+    from ...host.api import Host
+    from ..serve.exported import Source
+    from ..serve.ollama import Server
+    from ..serve.register import Registered
+
+__all__ = ["add"]
+
+
+def add(host: Host, given: argparse.Namespace) -> int:
+    """Make an Ollama model, and put it into a slot where one is named."""
+    from ..serve.exported import find_source
+
+    source = find_source(home_of(host), given.source, given.quant)
+    store = store_of(host) if given.slot else None
+    with server_of(host) as server:
+        made, warnings = _registered(host, server, source, given)
+        swapped = promote_asked(host, store, server, made.tag, given.slot, "registered", given.yes) if store else None
+    if host.json:
+        swap = None if swapped is None else swapped._asdict()
+        show_json(host, {"model": made.model_dump(mode="json"), "warnings": warnings, "swap": swap})
+    else:
+        say(host, f"{'Registered' if made.fresh else 'Already registered:'} {made.tag} (also {made.alias})", "green")
+        for line in (*made.overridden, *warnings):
+            note(host, line)
+        if store is None:
+            note(host, f"Put it to use: /model-register promote {made.tag} --slot primary")
+        elif swapped:
+            show_swap(host, swapped)
+    if swapped:
+        mend_fallback(host, swapped, asking=not given.yes)
+    return 0 if store is None or swapped else 1
+
+
+def _registered(host: Host, server: Server, source: Source, given: argparse.Namespace) -> tuple[Registered, list[str]]:
+    """The model that was made (or found) of `source`, and what the user should know about it."""
+    from ..serve.names import full_name
+    from ..serve.register import register
+    from ..serve.templates import inherit, load_template
+
+    home = home_of(host)
+    template = given.template or source.template or "basic"
+    modelfile = load_template(template, home)
+    if source.system is not None and template == source.template:
+        # The template may have been edited since: what was trained with is what must be served.
+        modelfile = dataclasses.replace(modelfile, system=source.system)
+    server.check()
+    base = server.show(full_name(source.base)) if source.base and server.exists(full_name(source.base)) else None
+    with bar(host) as tell:
+        made = register(
+            server,
+            home,
+            source.path,
+            given.name or source.name,
+            inherit(modelfile, base),
+            base=base,
+            expected_sha=source.sha256,
+            notes={**source.notes, "template": template},
+            hashing=lambda done, total: tell("reading", done, total),
+            uploading=lambda done, total: tell("uploading", done, total),
+        )
+    warnings = list(made.warnings)
+    if source.template and template != source.template:
+        learned = source.template
+        warnings.append(f"The run was trained with the SYSTEM of {learned}: answers may differ from what it learned.")
+    if base is None:
+        warnings.append("The server does not have the base model, so template and stops come from the GGUF alone.")
+    return made, warnings
