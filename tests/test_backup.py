@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.keeping import Typed, plain_run
+from support.typed import Typed, plain_run
 
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.library import Library

@@ -11,24 +11,11 @@ from pathlib import Path
 
 import pytest
 from support.host import RecordingHost
-from support.typed import Typed
+from support.typed import EXAMPLES, Typed
 
 from meton_plugins.finetune.commands.dataset import ALIASES, VERBS, make
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
-
-EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
-
-
-@pytest.fixture
-def typed(home: Path) -> Typed:
-    return Typed(home, conversations=EXAMPLES)
-
-
-@pytest.fixture
-def full(typed: Typed) -> Typed:
-    typed("harvest")
-    return typed
 
 
 def test_the_command_names_its_words() -> None:

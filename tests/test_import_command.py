@@ -14,22 +14,16 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support.typed import Typed
+from support.typed import EXAMPLES, Typed
 
 from meton_plugins.finetune.formats.chat import Chat, Said
 from meton_plugins.finetune.formats.writing import write
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.library.records import IMPORTED
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
 TRAINING = EXAMPLES.parent / "training_data"
 CODE = "```python\ndef first(xs):\n\treturn xs[0]\n\n\n    # indented\n```"
 SECRET = "sk" + "-ant-" + "aB3" * 12
-
-
-@pytest.fixture
-def typed(home: Path) -> Typed:
-    return Typed(home, conversations=EXAMPLES)
 
 
 def chat(*texts: str, **more: Any) -> Chat:
