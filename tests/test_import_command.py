@@ -213,6 +213,23 @@ def test_what_was_forgotten_stays_forgotten(typed: Typed, tmp_path: Path, monkey
     assert (report["new"], report["rejected"], report["examples"]) == (1, {"forgotten by you": 1}, 1)
 
 
+def test_what_is_buried_is_read_for_corrections_alone(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, at each batch: an import of a million plain chats would read it two thousand times."""
+    read: list[int] = []
+    tombstones = Library.tombstones
+    monkeypatch.setattr(Library, "tombstones", lambda self: (read.append(1), tombstones(self))[1])
+    typed(f"import {save(tmp_path / 'd', 'messages', chat('a', 'b'))}")
+    assert read == []
+    pair = {"prompt": "Which?", "chosen": "This one.", "rejected": "That one."}
+    typed(f"import {lines(tmp_path / 'pairs.jsonl', pair)}")
+    assert read == [1]
+    [name] = [example["id"] for example in typed.json("list") if example["correction"]]
+    typed(f"forget {name} --yes")
+    assert typed.json(f"import {tmp_path / 'pairs.jsonl'}")["rejected"] == {"forgotten by you": 1}
+
+
 def test_the_shipped_examples(typed: Typed) -> None:
     report = typed.json(f"import {TRAINING}")
     assert report["problems"] == []

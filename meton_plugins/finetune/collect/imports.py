@@ -185,9 +185,11 @@ class Basket:
         """Write what is held."""
         if not self._held:
             return
-        dead = self._library.tombstones()
         # The library itself looks at the answer; what was forgotten may be the correction.
-        held = [one for one in self._held if content_mark(one.turn.question, one.correction or "") not in dead]
+        dead = self._library.tombstones() if any(one.correction for one in self._held) else {}
+        held = [
+            one for one in self._held if not dead or content_mark(one.turn.question, one.correction or "") not in dead
+        ]
         new, known = self._library.add([one.turn for one in held])
         marks = {identity(one.turn): Mark(one.score, one.correction, self._tags) for one in held}
         self._report.new += len(new)
