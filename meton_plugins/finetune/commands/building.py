@@ -201,19 +201,14 @@ def _told(host: Host, written: Written, side: str, settings: BuildSettings) -> N
         note(host, "validation and held-out rows are in it, too; --side train leaves them out")
 
 
-def _base(settings: Settings, text: str) -> Path:
-    from ..serve.bases import resolve_base
-    from ..serve.ollama import Server
-
-    return resolve_base(text, Server(settings.serve.ollama_host)).path
-
-
 def _renderer(settings: Settings, words: Namespace) -> Callable[[list[Message]], str]:
     """The base's own chat template, which needs its file and no engine."""
     from ..gguf.chat_template import template_for
     from ..gguf.inspect import inspect
+    from ..serve.bases import find_base
 
-    template = template_for(inspect(_base(settings, words.base)), words.chat_template or settings.train.chat_template)
+    base = find_base(words.base, settings.serve.ollama_host)
+    template = template_for(inspect(base.path), words.chat_template or settings.train.chat_template)
 
     def render(messages: Sequence[Message]) -> str:
         return template.render([{"role": m.role, "content": m.content} for m in messages], generate=False)
@@ -233,8 +228,9 @@ def _counter(
         return None, None, None
     try:
         from ..engine.jobs import count_tokens
+        from ..serve.bases import find_base
 
-        path = _base(settings, text)
+        path = find_base(text, settings.serve.ollama_host).path
     except (ImportError, EngineError) as error:
         return None, None, f"tokens were not counted: {error}"
     except FinetuneError as error:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import DataError, UsageError
 from .edge import harmless, note, say, show_json
+from .examples import library_of, named
 from .options import HelpWanted, Parser, split
-from .ratings import named, unquoted
+from .ratings import unquoted
 
 if TYPE_CHECKING:
     from ...host.api import Host
-    from ..library import Example, Library
+    from ..library import Example
     from ..library.searching import Hit
     from ..paths import Home
 
@@ -52,7 +53,7 @@ def edit(host: Host, home: Home, rest: str) -> int:
     words = parser.parse_args(split(rest))
     from ..curate.secrets import scrub
 
-    with _library(home) as library:
+    with library_of(home) as library:
         example = library.get(words.id)
         question, answer = words.question, words.answer
         if question is None and answer is None:
@@ -117,7 +118,7 @@ def tag(host: Host, home: Home, rest: str) -> int:
         raise UsageError("Say which examples, and +WORD or -WORD: /dataset tag ID +python -draft.")
     if both := set(add) & set(drop):
         raise UsageError(f"{sorted(both)[0]!r} cannot be put on and taken off at once.")
-    with _library(home) as library:
+    with library_of(home) as library:
         ids = dict.fromkeys(name for word in names for name in named(library, word))
         tagged = library.tag(list(ids), add, drop)
     if host.json:
@@ -130,7 +131,7 @@ def tag(host: Host, home: Home, rest: str) -> int:
 
 
 def _tags(host: Host, home: Home) -> int:
-    with _library(home) as library:
+    with library_of(home) as library:
         tags = library.tags()
     if host.json:
         show_json(host, tags)
@@ -151,7 +152,7 @@ def search(host: Host, home: Home, rest: str) -> int:
         text, limit = text[match.end() :], int(match[1])
         if not limit or not text:
             raise UsageError("Type /dataset search --limit N TEXT, with N from 1 up.")
-    with _library(home) as library:
+    with library_of(home) as library:
         hits = library.search(unquoted(text), limit)
     if host.json:
         show_json(host, [_as_json(hit) for hit in hits])
@@ -192,9 +193,3 @@ def _checked(word: str) -> str:
             "letter or digit."
         )
     return word
-
-
-def _library(home: Home) -> Library:
-    from ..library import Library
-
-    return Library(home.library)

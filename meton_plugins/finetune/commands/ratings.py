@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotFound, UsageError
 from .edge import note, say, show_json
+from .examples import library_of, named
 from .options import Parser, split
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..library import Example, Library
     from ..paths import Home
 
-__all__ = ["fix", "named", "rate", "unquoted"]
+__all__ = ["fix", "rate", "unquoted"]
 
 #: Option or id before the text of a correction; an id is long and has a digit, so that no English word is one.
 _TURN: Final = re.compile(r"--turn(?:=|\s+)(\S+)(?:\s+|\Z)")
@@ -37,7 +38,7 @@ def rate(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     score = _score(words.score, words.ids)
     if words.ids and words.turn is not None:
         raise UsageError("Name examples or use --turn, not both.")
-    with _library(home) as library:
+    with library_of(home) as library:
         if words.ids:
             names = [name for word in words.ids for name in named(library, word)]
         else:
@@ -63,7 +64,7 @@ def fix(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     name, turn, text = _fix_words(rest)
     from ..curate.secrets import scrub
 
-    with _library(home) as library:
+    with library_of(home) as library:
         _check_meant(library, name, text)
         example = library.get(name) if name else _back(library, live, turn)
         if not text:
@@ -83,12 +84,6 @@ def fix(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     return 0
 
 
-def _library(home: Home) -> Library:
-    from ..library import Library
-
-    return Library(home.library)
-
-
 def _score(word: str, ids: list[str]) -> int:
     """The score; `/+ 4` arrives as `good 4`, so a lone digit after the word makes it exact."""
     from ..library.records import score_of
@@ -100,19 +95,6 @@ def _score(word: str, ids: list[str]) -> int:
             raise UsageError(f"{word} and {exact} contradict each other: type /dataset rate {exact}.")
         return exact
     return score
-
-
-def named(library: Library, word: str) -> list[str]:
-    """The ids that `word` means: an id or the beginning of one, or `session:ID` for all of a session."""
-    session = word.removeprefix("session:")
-    if session == word:
-        return [library.get(word).id]
-    found = library.find(session=session) if session else []
-    if not found:
-        raise NotFound(f"There is no session {session[:40]!r} in the library: see /dataset list.")
-    if len({example.session for example in found}) > 1:
-        raise NotFound(f"More than one session begins with {session[:40]!r}: type more of its id.")
-    return [example.id for example in found]
 
 
 def _back(library: Library, live: LiveTurns | None, turn: str | None) -> Example:
