@@ -76,7 +76,7 @@ def built(host: Host, manifest: Manifest, path: Path, name: str | None) -> None:
     chats = sum(manifest.counts.get(side, 0) for side, _ in SIDES) - plain
     if plain:
         note(host, f"{many(plain, 'answer')} to train once more as a plain chat (--plain-share)")
-    if manifest.examples and answers != chats and not getattr(manifest, "sources", ()):
+    if manifest.examples and answers != chats and not manifest.sources:
         note(host, f"{many(answers, 'answer')} gave {many(chats, 'chat')}: one for each call of the model")
     if manifest.counts.get("pairs"):
         note(host, f"{many(manifest.counts['pairs'], 'correction')} kept as preference pairs")
