@@ -51,7 +51,8 @@ class Parser(argparse.ArgumentParser):
             there = ", ".join(str(choice) for choice in action.choices)
             if isinstance(action, argparse._SubParsersAction):
                 raise UsageError(f"{self.prog} has no word {str(value)[:40]!r}: it has {there}.")
-            raise UsageError(f"{'/'.join(action.option_strings)} takes {there}, not {str(value)[:40]!r}.")
+            name = "/".join(action.option_strings) or self.prog
+            raise UsageError(f"{name} takes {there}, not {str(value)[:40]!r}.")
 
     def print_help(self, file: Any = None) -> None:
         raise HelpWanted(self.format_help())
