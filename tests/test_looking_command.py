@@ -552,3 +552,15 @@ def test_looking_is_quick(two: Callable[[str], Any], line: str) -> None:
         two("typed")(line)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.1
+
+
+@pytest.mark.parametrize("line", ["list", "versions", "diff one two", "tag list", "search way"])
+def test_looking_needs_no_numpy(two: Callable[[str], Any], home: Path, line: str) -> None:
+    """It takes longer to load than all the rest; only what compares words or counts tokens pays for it."""
+    two("typed")
+    code = "import sys\nfrom meton_plugins.finetune.__main__ import main\nsys.exit(main() or 'numpy' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--home", str(home), "dataset", *line.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -145,10 +145,10 @@ def preview(host: Host, home: Home, rest: str) -> int:
 def versions(host: Host, home: Home, rest: str) -> int:
     """The datasets built so far."""
     Parser(prog="/dataset versions", description="The datasets built so far.").parse_args(split(rest))
-    from ..curate import dataset
+    from ..curate import frozen
     from ..curate.manifest import MANIFEST
 
-    found, names = dataset.versions(home), dataset.names(home)
+    found, names = frozen.versions(home), frozen.names(home)
     times = {m.id: (home.datasets / m.id / MANIFEST).stat().st_mtime for m in found}
     if host.json:
         rows: list[dict[str, Any]] = []
@@ -170,10 +170,10 @@ def diff(host: Host, home: Home, rest: str) -> int:
     parser.add_argument("a", metavar="A", help="a dataset: its name, its id or how that begins, or `latest`")
     parser.add_argument("b", metavar="B", nargs="?", default="latest", help="the other (default: the one built last)")
     words = parser.parse_args(split(rest))
-    from ..curate import dataset
+    from ..curate import frozen
     from ..curate.diff import compare
 
-    found = compare(*(dataset.load(dataset.resolve(home, name)) for name in (words.a, words.b)))
+    found = compare(*(frozen.load(frozen.resolve(home, name)) for name in (words.a, words.b)))
     if host.json:
         show_json(host, {**found.model_dump(mode="json"), "same": found.same})
         return 0

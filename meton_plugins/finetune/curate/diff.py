@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ..library.records import Split
 from ..turn import Message
-from .dataset import Dataset
+from .frozen import Dataset
 from .manifest import FILES, Manifest, Row
 from .rows import question_of
 

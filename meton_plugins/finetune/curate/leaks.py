@@ -17,8 +17,8 @@ from .. import form
 from ..errors import FinetuneError
 from ..library.records import Split
 from ..turn import Message
-from .dataset import load
 from .duplicates import Said, compare
+from .frozen import load
 from .manifest import PAIRS, Row
 from .rows import question_of
 from .split import SIDES
