@@ -160,6 +160,14 @@ def test_a_backup_that_fails_leaves_nothing(typed: Typed, tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir() if "kept" in path.name] == []
 
 
+def test_a_backup_that_is_none_is_said_before_force_is_asked_for(typed: Typed, kept: Path) -> None:
+    assert "There is no file" in typed(f"restore {kept}.gone", code=1)
+    kept.write_bytes(kept.read_bytes()[:-100])
+    said = typed(f"restore {kept}", code=1)
+    assert "is damaged or no backup" in said
+    assert "--force" not in said
+
+
 def test_data_is_replaced_only_with_force_and_kept(typed: Typed, kept: Path) -> None:
     with Library(typed.home.library) as library:
         library.add([Turn(session="new", at="2026-05-01", question="Newer?", answer="Yes, newer.")])

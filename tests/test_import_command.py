@@ -244,6 +244,15 @@ def test_the_shipped_examples(typed: Typed) -> None:
     assert typed.json(f"import {TRAINING}")["new"] == 0
 
 
+@pytest.mark.parametrize("tag", ["ns:python/3.11", "Größe", "x" * 40])
+def test_what_an_import_puts_on_comes_off(typed: Typed, tmp_path: Path, tag: str) -> None:
+    typed(f"import {save(tmp_path / 'd', 'messages', chat('a', 'b'))} --tag {tag}")
+    [example] = typed.json("list")
+    assert example["tags"] == [tag.lower()]
+    typed(f"tag {example['id']} -{tag}")
+    assert typed.json("list")[0]["tags"] == []
+
+
 def test_a_format_that_the_content_does_not_tell(typed: Typed, tmp_path: Path) -> None:
     path = tmp_path / "notes.md"
     path.write_text("My notes.\n<s>[INST] q [/INST] a </s>\n")
@@ -256,6 +265,9 @@ BAD = {
     "no such": ("import /no/such/file", 1),
     "rating": ("import {d} --rating 9", 2),
     "tag": ("import {d} --tag 'Not a Tag'", 2),
+    "tag that begins like a flag": ("import {d} --tag=-draft", 2),
+    "tag that begins like an order": ("import {d} --tag +draft", 2),
+    "tag that is long": (f"import {{d}} --tag {'x' * 41}", 2),
     "name": ("import {d} --as ../x", 2),
     "taken name": ("import {d} --as library", 2),
     "format": ("import {d} --format csv", 2),

@@ -554,6 +554,20 @@ def test_looking_is_quick(two: Callable[[str], Any], line: str) -> None:
     assert min(seconds) < 0.1
 
 
+def test_a_list_says_what_it_leaves_out(full: Typed) -> None:
+    assert "20 of 44 (--limit 0 lists all)" in full("list")
+    assert "1 of 2 (--limit 0 lists all)" in full("list --limit 1 --unrated")
+    for whole in ("list --limit 0", "list --limit 44", "list --limit 50", "list --limit 2 --unrated"):
+        assert " of " not in full(whole).splitlines()[-1]
+
+
+def test_an_empty_library_says_how_to_fill_it(typed: Typed) -> None:
+    assert "The library is empty: take your chats in with /dataset harvest" in typed("list")
+    assert typed.json("list") == []
+    typed("harvest")
+    assert "No example matches." in typed("list --search nowhere-to-be-found")
+
+
 @pytest.mark.parametrize("line", ["list", "versions", "diff one two", "tag list", "search way"])
 def test_looking_needs_no_numpy(two: Callable[[str], Any], home: Path, line: str) -> None:
     """It takes longer to load than all the rest; only what compares words or counts tokens pays for it."""

@@ -17,7 +17,7 @@ from ..formats.chat import BadRecord
 from ..formats.reading import detect, read
 from ..library import Library
 from ..library.imported import Mark, mark
-from ..library.records import GOOD, content_mark, identity
+from ..library.records import GOOD, content_mark, identity, tag_of
 from ..paths import check_name
 from . import conversations
 from .chats import Brought, turns_of
@@ -58,8 +58,8 @@ class Import:
     format: str | None = None
 
     def __post_init__(self) -> None:
-        for tag in self.tags:
-            check_name(tag, "tag")
+        # What was put on here must come off with `/dataset tag ID -WORD`.
+        object.__setattr__(self, "tags", tuple(map(tag_of, self.tags)))
         label_of(Path(), self.label)
 
 

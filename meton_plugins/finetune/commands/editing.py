@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["edit", "search", "tag"]
 
-#: A tag is one word: it is typed after a plus or a minus, and joined to others in one line.
-_TAG: Final = re.compile(r"[^\W_][\w.:/-]{0,39}")
-
 _LIMIT: Final = re.compile(r"--limit(?:=|\s+)(\d{1,6})(?:\s+|\Z)")
 
 _RULE: Final = "=== the answer, below this line ==="
@@ -111,9 +108,11 @@ def tag(host: Host, home: Home, rest: str) -> int:
         raise HelpWanted(TAG_USAGE)
     if words == ["list"]:
         return _tags(host, home)
+    from ..library.records import tag_of
+
     names = [word for word in words if word[0:1] not in ("+", "-")]
-    add = [_checked(word[1:]) for word in words if word[0:1] == "+"]
-    drop = [_checked(word[1:]) for word in words if word[0:1] == "-"]
+    add = [tag_of(word[1:]) for word in words if word[0:1] == "+"]
+    drop = [tag_of(word[1:]) for word in words if word[0:1] == "-"]
     if not names or not (add or drop):
         raise UsageError("Say which examples, and +WORD or -WORD: /dataset tag ID +python -draft.")
     if both := set(add) & set(drop):
@@ -183,13 +182,3 @@ def _show(host: Host, hit: Hit) -> None:
     for start, end in hit.piece.marks:
         line.stylize("bold not dim", start + len(head), end + len(head))
     host.console.print(line, soft_wrap=not host.console.is_terminal)
-
-
-def _checked(word: str) -> str:
-    word = word.lower()
-    if not _TAG.fullmatch(word):
-        raise UsageError(
-            f"{word[:40]!r} cannot be a tag: use up to 40 letters, digits, '_', '.', ':', '/' or '-', beginning with a "
-            "letter or digit."
-        )
-    return word

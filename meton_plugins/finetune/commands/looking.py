@@ -39,13 +39,16 @@ def list_(host: Host, home: Home, rest: str) -> int:
     if words.limit < 0:
         raise UsageError("--limit takes a number from 0 up.")
     with library_of(home) as library:
-        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search, tag=words.tag)
+        chosen = {"unrated": words.unrated, "search": words.search, "tag": words.tag}
+        found = library.find(limit=words.limit or None, **chosen)
+        total = library.count(**chosen) if len(found) == words.limit else len(found)
+        empty = not found and not library.count()
     if host.json:
         show_json(host, [{**example.model_dump(exclude={"steps"}), "status": example.status} for example in found])
         return 0
     from .library_views import listed
 
-    listed(host, found)
+    listed(host, found, total, empty)
     return 0
 
 
