@@ -160,6 +160,17 @@ def test_a_backup_that_fails_leaves_nothing(typed: Typed, tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir() if "kept" in path.name] == []
 
 
+def test_one_thing_is_counted_as_one(home: Path, tmp_path: Path) -> None:
+    typed = Typed(home)
+    with Library(typed.home.make().library) as library:
+        library.rate(library.add([turn(0)])[0], 5)
+    typed("build --form plain")
+    said = typed(f"backup {tmp_path}/one.zip")
+    assert " of 1 dataset and 0 runs;" in said
+    assert "No two of 1 example are alike" in typed("duplicates")
+    assert "to train: 1 row, 1 example the same" in typed("diff latest latest")
+
+
 def test_a_backup_that_is_none_is_said_before_force_is_asked_for(typed: Typed, kept: Path) -> None:
     assert "There is no file" in typed(f"restore {kept}.gone", code=1)
     kept.write_bytes(kept.read_bytes()[:-100])

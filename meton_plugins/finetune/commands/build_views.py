@@ -42,7 +42,7 @@ def harvested(host: Host, report: HarvestReport) -> None:
     for problem in report.problems[:10]:
         note(host, f"  {Path(problem.file).name}: {problem.reason}")
     if len(report.problems) > 10:
-        note(host, f"  and {len(report.problems) - 10} more problems (--json lists all)")
+        note(host, f"  and {many(len(report.problems) - 10, 'more problem')} (--json lists all)")
     if report.secrets:
         kinds = ", ".join(f"{number} {kind.lower()}" for kind, number in sorted(report.secrets.items()))
         note(host, f"  secrets replaced, as far as they could be found: {kinds}")

@@ -12,6 +12,7 @@ from ..settings import BuildSettings, Settings, load
 from .edge import note, say, show_json
 from .harvesting import take
 from .options import Parser, flags_of, settings_from, split
+from .tables import many
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -76,8 +77,8 @@ def build(host: Host, home: Home, rest: str) -> int:
     _show(host, taken)
     built(host, manifest, path, words.name)
     for source in manifest.sources:
-        rows = "1 row" if source.rows == 1 else f"{source.rows} rows"
-        note(host, f"source {source.label} × {source.weight:g}: {source.examples} examples, {rows} to train on")
+        examples, rows = many(source.examples, "example"), many(source.rows, "row")
+        note(host, f"source {source.label} × {source.weight:g}: {examples}, {rows} to train on")
     if remark:
         note(host, remark)
     if written:
@@ -191,8 +192,7 @@ def _show(host: Host, taken: _Taken) -> None:
 
 
 def _told(host: Host, written: Written, side: str, settings: BuildSettings) -> None:
-    rows = "1 row" if written.rows == 1 else f"{written.rows} rows"
-    say(host, f"Wrote {rows} as {written.format}: {written.path}")
+    say(host, f"Wrote {many(written.rows, 'row')} as {written.format}: {written.path}")
     for reason, number in sorted(written.left.items()):
         note(host, f"  {number} left out: {reason}")
     if settings.form == "meton":

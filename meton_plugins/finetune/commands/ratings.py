@@ -10,6 +10,7 @@ from ..errors import NotFound, UsageError
 from .edge import note, say, show_json
 from .examples import library_of, named
 from .options import Parser, split
+from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -138,7 +139,7 @@ def _back(library: Library, live: LiveTurns | None, turn: str | None) -> Example
     if not answers:
         raise NotFound("There is no answer to rate yet: take some in with /dataset harvest.")
     if number > len(answers):
-        raise NotFound(f"The last session has {len(answers)} answers, so there is no --turn -{number}.")
+        raise NotFound(f"The last session has {many(len(answers), 'answer')}, so there is no --turn -{number}.")
     return answers[number - 1]
 
 
