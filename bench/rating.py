@@ -7,7 +7,6 @@ leaves the other keys of that file as they are.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import tempfile
@@ -15,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import record
+
 from meton_plugins.finetune.library import Library
-from meton_plugins.finetune.paths import write_json
 from meton_plugins.finetune.turn import Turn
 
-RESULTS = Path(__file__).parent / "results" / "data.json"
 TEXT = """
 async await class config context decorator dict error exception file filter function generator handler import index
 integer iterator json lambda list logger loop method module object package parser path pattern query queue request
@@ -58,9 +57,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the library is made (default: beside the results)")
     options = parser.parse_args()
     seed = random.Random(7)
-    RESULTS.parent.mkdir(exist_ok=True)
+    record.RESULTS.mkdir(exist_ok=True)
     # Not in /tmp, which may be memory: an fsync that reaches no disk measures nothing.
-    with tempfile.TemporaryDirectory(dir=options.folder or RESULTS.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder or record.RESULTS) as folder:
         with Library(Path(folder) / "library.db") as library:
             ids: list[str] = []
             batch: list[Turn] = []
@@ -83,8 +82,7 @@ def main() -> None:
         print(f"{options.examples} examples, {size / 2**20:.0f} MB")
     print(f"rating: p50 {rating['p50']} ms, p99 {rating['p99']} ms of {len(chosen)}")
     print(f"search: p50 {search['p50']} ms, p99 {search['p99']} ms of {len(asked)}")
-    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    write_json(RESULTS, {**known, "rating_ms": rating, "search_ms": search})
+    record.put("data", rating_ms=rating, search_ms=search)
 
 
 if __name__ == "__main__":

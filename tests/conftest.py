@@ -18,6 +18,7 @@ for folder in (ROOT, ROOT / "tests"):  # `tools` and `support`, however pytest w
 
 import pytest  # noqa: E402
 from support.models import Tokenizer, make_base  # noqa: E402
+from support.typed import EXAMPLES, Typed  # noqa: E402
 
 from meton_plugins.finetune.engine.library import Library  # noqa: E402
 from meton_plugins.finetune.engine.package import Engine, find  # noqa: E402
@@ -38,6 +39,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     monkeypatch.delenv("OLLAMA_HOST", raising=False)
     return folder
+
+
+@pytest.fixture
+def typed(home: Path) -> Typed:
+    """A user who types /dataset, with the sample conversations at hand."""
+    return Typed(home, conversations=EXAMPLES)
+
+
+@pytest.fixture
+def full(typed: Typed) -> Typed:
+    """The same, who has harvested them."""
+    typed("harvest")
+    return typed
 
 
 def _installed() -> Engine:

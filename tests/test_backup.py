@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.keeping import Typed, plain_run
+from support.typed import Typed, plain_run
 
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.library import Library
@@ -158,6 +158,25 @@ def test_a_backup_that_fails_leaves_nothing(typed: Typed, tmp_path: Path, monkey
     monkeypatch.setattr("zipfile.ZipFile.writestr", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     assert "No space left" in typed(f"backup {tmp_path}/kept.zip", code=1)
     assert [path.name for path in tmp_path.iterdir() if "kept" in path.name] == []
+
+
+def test_one_thing_is_counted_as_one(home: Path, tmp_path: Path) -> None:
+    typed = Typed(home)
+    with Library(typed.home.make().library) as library:
+        library.rate(library.add([turn(0)])[0], 5)
+    typed("build --form plain")
+    said = typed(f"backup {tmp_path}/one.zip")
+    assert " of 1 dataset and 0 runs;" in said
+    assert "No two of 1 example are alike" in typed("duplicates")
+    assert "to train: 1 row, 1 example the same" in typed("diff latest latest")
+
+
+def test_a_backup_that_is_none_is_said_before_force_is_asked_for(typed: Typed, kept: Path) -> None:
+    assert "There is no file" in typed(f"restore {kept}.gone", code=1)
+    kept.write_bytes(kept.read_bytes()[:-100])
+    said = typed(f"restore {kept}", code=1)
+    assert "is damaged or no backup" in said
+    assert "--force" not in said
 
 
 def test_data_is_replaced_only_with_force_and_kept(typed: Typed, kept: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.models import make_base
-from support.typed import Typed
+from support.typed import EXAMPLES, Typed
 
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import dataset
@@ -22,19 +22,6 @@ from meton_plugins.finetune.formats.chat import BadRecord
 from meton_plugins.finetune.formats.reading import read
 from meton_plugins.finetune.library import Example
 from meton_plugins.finetune.turn import ToolUse
-
-EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
-
-
-@pytest.fixture
-def typed(home: Path) -> Typed:
-    return Typed(home, conversations=EXAMPLES)
-
-
-@pytest.fixture
-def full(typed: Typed) -> Typed:
-    typed("harvest")
-    return typed
 
 
 def test_a_dry_run_writes_nothing(full: Typed) -> None:

@@ -15,6 +15,7 @@ from support.saying import example
 from meton_plugins.finetune import form
 from meton_plugins.finetune.curate import build, dataset
 from meton_plugins.finetune.curate.quality import judge, least
+from meton_plugins.finetune.curate.rows import question_of
 from meton_plugins.finetune.curate.sources import Source
 from meton_plugins.finetune.errors import DataError, NotFound, UsageError
 from meton_plugins.finetune.library import Library
@@ -135,7 +136,9 @@ def test_tools_are_part_of_what_is_asked(library: Library, place: Home) -> None:
     for wanted in ("meton", "plain"):
         settings = BuildSettings.model_validate({"form": wanted})
         built = dataset.load(place.datasets / dataset.build(library, settings, place.datasets).id)
-        assert "- code_executor: 42" in built.train[0].messages[-2].content
+        asked = built.train[0].messages[-2].content
+        assert "- code_executor: 42" in asked
+        assert question_of(asked) == "Run it"
 
 
 def test_corrections_become_pairs(library: Library, place: Home) -> None:

@@ -11,24 +11,11 @@ from pathlib import Path
 
 import pytest
 from support.host import RecordingHost
-from support.typed import Typed
+from support.typed import EXAMPLES, Typed
 
 from meton_plugins.finetune.commands.dataset import ALIASES, VERBS, make
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
-
-EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
-
-
-@pytest.fixture
-def typed(home: Path) -> Typed:
-    return Typed(home, conversations=EXAMPLES)
-
-
-@pytest.fixture
-def full(typed: Typed) -> Typed:
-    typed("harvest")
-    return typed
 
 
 def test_the_command_names_its_words() -> None:
@@ -108,6 +95,56 @@ def test_fixing_takes_the_text_as_typed(full: Typed, text: str, stored: str) -> 
     shown = full(f"show {after['id']}")
     assert stored in shown
     assert before["answer"] in shown
+
+
+def test_a_rating_is_taken_back(full: Typed) -> None:
+    [one, two, *_] = full.ids
+    full(f"rate bad {one} {two}")
+    assert "Took the rating back: 2 answers" in full(f"rate none {one} {two}")
+    [shown, *_] = full.json("list --limit 1")
+    assert (shown["score"], shown["rated_at"], shown["status"]) == (None, None, "candidate")
+    assert "Took the rating back: " in full("rate none")
+    assert {one, two} <= {example["id"] for example in full.json("list --unrated --limit 0")}
+
+
+def test_a_new_fix_replaces_the_earlier_one_and_says_so(full: Typed) -> None:
+    [name, *_] = full.ids
+    assert "earlier" not in full(f"fix {name} The first text.")
+    assert "it replaces your earlier correction" in full(f"fix {name} The second text.")
+    assert full.json(f"fix {name} A third text.")["replaced"] is True
+    assert full.json(f"show {name}")["correction"] == "A third text."
+
+
+def test_a_fix_is_taken_back(full: Typed) -> None:
+    """Its pair is gone, its side of the split is not, and the bad answer does not keep the good text's score."""
+    full(f"rate good {' '.join(full.ids)}")
+    [name, *_] = full.ids
+    full(f"fix {name} My own text.")
+    full("build --form plain")
+    before = full.json(f"show {name}")
+    assert before["split"]
+    for line in (f"fix --undo {name} and more", f"fix --undo --turn -1 {name}", "fix --undo --turn"):
+        full(line, 2)
+    assert full.json(f"show {name}")["correction"] == "My own text."
+    assert "Took your correction back" in full(f"fix --undo {name[:5]}")
+    after = full.json(f"show {name}")
+    assert (after["correction"], after["score"], after["rated_at"], after["status"]) == (None, None, None, "candidate")
+    assert (after["answer"], after["split"]) == (before["answer"], before["split"])
+    assert "has no correction to take back" in full(f"fix --undo {name}", 1)
+    assert full.json("build --form plain")["counts"].get("pairs", 0) == 0
+    assert full("search My own text") == "No example holds that.\n"
+    full("fix The last answer, mended.")
+    assert full.json("fix --undo")["correction"] is None
+    full("fix --turn -2 The one before.")
+    assert full.json("fix --undo --turn -2")["correction"] is None
+
+
+def test_a_pair_that_was_imported_keeps_its_better_answer(full: Typed, tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Which?", "chosen": "This one.", "rejected": "That one."}\n')
+    full(f"import {tmp_path / 'pairs.jsonl'}")
+    [name] = [example["id"] for example in full.json("list --search Which?") if example["correction"] == "This one."]
+    assert "the worse one of a pair" in full(f"fix --undo {name}", 1)
+    assert full.json(f"show {name}")["correction"] == "This one."
 
 
 def test_fixing_by_id(full: Typed) -> None:

@@ -398,7 +398,7 @@ def test_the_command_shows_sets_and_reasons(library: Library, home: Path, typed:
     )
     run = make(typed, Home(home)).run
     assert run("duplicates") == 0
-    assert "2 of 4 examples are duplicates of 1 others" in typed.output
+    assert "2 of 4 examples are duplicates of 1 other," in typed.output
     assert f"{other}  rated 5" in typed.output
     assert f"  {one}  question " in typed.output
     typed.clear()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.keeping import Typed
+from support.typed import Typed
 
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.turn import Message, Turn

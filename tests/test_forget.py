@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
-from support.keeping import Typed, plain_run
 from support.runs import Bench, over, reached, small_dataset
+from support.typed import Typed, plain_run
 
 from meton_plugins.finetune.collect.harvest import harvest
 from meton_plugins.finetune.commands.run_views import shown

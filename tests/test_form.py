@@ -195,3 +195,5 @@ def test_a_question_is_found_in_its_prompt(
 ) -> None:
     assert form.asked(form.prompt(question, context, tools)) == question
     assert form.asked(question) == question
+    assert form.unprompted(form.prompt(question, context, tools)) == (question, tools)
+    assert form.unprompted(question) is None

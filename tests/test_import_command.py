@@ -14,22 +14,16 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support.typed import Typed
+from support.typed import EXAMPLES, Typed
 
 from meton_plugins.finetune.formats.chat import Chat, Said
 from meton_plugins.finetune.formats.writing import write
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.library.records import IMPORTED
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations"
 TRAINING = EXAMPLES.parent / "training_data"
 CODE = "```python\ndef first(xs):\n\treturn xs[0]\n\n\n    # indented\n```"
 SECRET = "sk" + "-ant-" + "aB3" * 12
-
-
-@pytest.fixture
-def typed(home: Path) -> Typed:
-    return Typed(home, conversations=EXAMPLES)
 
 
 def chat(*texts: str, **more: Any) -> Chat:
@@ -219,6 +213,23 @@ def test_what_was_forgotten_stays_forgotten(typed: Typed, tmp_path: Path, monkey
     assert (report["new"], report["rejected"], report["examples"]) == (1, {"forgotten by you": 1}, 1)
 
 
+def test_what_is_buried_is_read_for_corrections_alone(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, at each batch: an import of a million plain chats would read it two thousand times."""
+    read: list[int] = []
+    tombstones = Library.tombstones
+    monkeypatch.setattr(Library, "tombstones", lambda self: (read.append(1), tombstones(self))[1])
+    typed(f"import {save(tmp_path / 'd', 'messages', chat('a', 'b'))}")
+    assert read == []
+    pair = {"prompt": "Which?", "chosen": "This one.", "rejected": "That one."}
+    typed(f"import {lines(tmp_path / 'pairs.jsonl', pair)}")
+    assert read == [1]
+    [name] = [example["id"] for example in typed.json("list") if example["correction"]]
+    typed(f"forget {name} --yes")
+    assert typed.json(f"import {tmp_path / 'pairs.jsonl'}")["rejected"] == {"forgotten by you": 1}
+
+
 def test_the_shipped_examples(typed: Typed) -> None:
     report = typed.json(f"import {TRAINING}")
     assert report["problems"] == []
@@ -233,6 +244,15 @@ def test_the_shipped_examples(typed: Typed) -> None:
     assert typed.json(f"import {TRAINING}")["new"] == 0
 
 
+@pytest.mark.parametrize("tag", ["ns:python/3.11", "Größe", "x" * 40])
+def test_what_an_import_puts_on_comes_off(typed: Typed, tmp_path: Path, tag: str) -> None:
+    typed(f"import {save(tmp_path / 'd', 'messages', chat('a', 'b'))} --tag {tag}")
+    [example] = typed.json("list")
+    assert example["tags"] == [tag.lower()]
+    typed(f"tag {example['id']} -{tag}")
+    assert typed.json("list")[0]["tags"] == []
+
+
 def test_a_format_that_the_content_does_not_tell(typed: Typed, tmp_path: Path) -> None:
     path = tmp_path / "notes.md"
     path.write_text("My notes.\n<s>[INST] q [/INST] a </s>\n")
@@ -245,6 +265,9 @@ BAD = {
     "no such": ("import /no/such/file", 1),
     "rating": ("import {d} --rating 9", 2),
     "tag": ("import {d} --tag 'Not a Tag'", 2),
+    "tag that begins like a flag": ("import {d} --tag=-draft", 2),
+    "tag that begins like an order": ("import {d} --tag +draft", 2),
+    "tag that is long": (f"import {{d}} --tag {'x' * 41}", 2),
     "name": ("import {d} --as ../x", 2),
     "taken name": ("import {d} --as library", 2),
     "format": ("import {d} --format csv", 2),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -18,10 +17,9 @@ from typing import Any
 import pytest
 from conftest import BaseMaker
 from rich.cells import cell_len
-from rich.console import Console
 from support.host import RecordingHost
+from support.typed import Typed
 
-from meton_plugins.finetune.commands.dataset import make
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.curate.diff import compare
 from meton_plugins.finetune.curate.manifest import FILES, Manifest, Row, Stage
@@ -41,47 +39,6 @@ from meton_plugins.finetune.settings import BuildSettings
 from meton_plugins.finetune.turn import Call, ToolUse, Turn
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples" / "conversations"
-
-
-class Typed:
-    """A host with the command, and what a user types into it; `width` and colours of his terminal can be chosen."""
-
-    def __init__(self, root: Path) -> None:
-        self.home = Home(root)
-        self.host = RecordingHost(root, conversations_dir=EXAMPLES)
-        self.command = make(self.host, self.home)
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        self.host.clear()
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def json(self, line: str, code: int = 0) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line, code))
-        finally:
-            self.host.json = False
-
-    def terminal(self, line: str, width: int = 80) -> str:
-        """The output on a terminal with colours."""
-        plain, stream = self.host.console, io.StringIO()
-        self.host.console = Console(file=stream, width=width, force_terminal=True, color_system="standard")
-        try:
-            assert self.command.run(line) == 0, stream.getvalue()
-        finally:
-            self.host.console = plain
-        return stream.getvalue()
-
-    @property
-    def ids(self) -> list[str]:
-        return [example["id"] for example in self.json("list --limit 0")]
-
-
-@pytest.fixture
-def typed(home: Path) -> Typed:
-    return Typed(home)
 
 
 @pytest.fixture
@@ -595,3 +552,29 @@ def test_looking_is_quick(two: Callable[[str], Any], line: str) -> None:
         two("typed")(line)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.1
+
+
+def test_a_list_says_what_it_leaves_out(full: Typed) -> None:
+    assert "20 of 44 (--limit 0 lists all)" in full("list")
+    assert "1 of 2 (--limit 0 lists all)" in full("list --limit 1 --unrated")
+    for whole in ("list --limit 0", "list --limit 44", "list --limit 50", "list --limit 2 --unrated"):
+        assert " of " not in full(whole).splitlines()[-1]
+
+
+def test_an_empty_library_says_how_to_fill_it(typed: Typed) -> None:
+    assert "The library is empty: take your chats in with /dataset harvest" in typed("list")
+    assert typed.json("list") == []
+    typed("harvest")
+    assert "No example matches." in typed("list --search nowhere-to-be-found")
+
+
+@pytest.mark.parametrize("line", ["list", "versions", "diff one two", "tag list", "search way"])
+def test_looking_needs_no_numpy(two: Callable[[str], Any], home: Path, line: str) -> None:
+    """It takes longer to load than all the rest; only what compares words or counts tokens pays for it."""
+    two("typed")
+    code = "import sys\nfrom meton_plugins.finetune.__main__ import main\nsys.exit(main() or 'numpy' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--home", str(home), "dataset", *line.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -35,12 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Meton's files, and its environment's, keep the user's umask.
         return shell(ConsoleHost(default_home()), words)
     os.umask(0o077)  # everything of the plugin's is the user's alone
-    for stream in (sys.stdin, sys.stdout):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets a question mark; a script that is not text is refused by line.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     host = ConsoleHost(default_home())
-    return guarded(host, lambda: _main(host, words))
+    code = guarded(host, lambda: _main(host, words))
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:  # said already; what still waits there would be a traceback at Python's end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def _main(host: ConsoleHost, arguments: list[str]) -> int:
@@ -72,7 +78,7 @@ def _main(host: ConsoleHost, arguments: list[str]) -> int:
         words = ["finetune", *words]
     if words and words[0] == "validate":
         return guarded(real, lambda: _validate(real, words[1:]))
-    return real.once(words) if words else real.repl(home.root / "history")
+    return guarded(real, lambda: real.once(words) if words else real.repl(home.root / "history"))
 
 
 def _is_word(arguments: list[str], index: int) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "render",
     "score",
     "tools_in",
+    "unprompted",
     "wrap",
 ]
 
@@ -174,13 +175,21 @@ def keeps(text: str) -> bool:
     return step is not None and any(match.group(1) == "ANSWER" for match in _EXACT.finditer(text))
 
 
-def asked(text: str) -> str:
-    """The question in what `prompt` made; another text as it is."""
+def unprompted(text: str) -> tuple[str, tuple[ToolUse, ...]] | None:
+    """The question in what `prompt` made, and what tools gave, as it was shown; None for another text."""
     start = text.find(f"\n\n{QUERY}")
     if not text.startswith(COMPACT_INSTRUCTIONS) or start < 0:
-        return text
-    question = text[start + 2 + len(QUERY) :].removesuffix(f"\n\n{TAIL}")
-    return question.partition(f"\n\n{RAN}\n- ")[0]
+        return None
+    whole = text[start + 2 + len(QUERY) :].removesuffix(f"\n\n{TAIL}")
+    question, _, results = whole.partition(f"\n\n{RAN}\n- ")
+    pairs = (result.partition(": ") for result in results.split("\n- ") if results)
+    return question, tuple(ToolUse(name=name, output=output) for name, _, output in pairs)
+
+
+def asked(text: str) -> str:
+    """The question in what `prompt` made; another text as it is."""
+    found = unprompted(text)
+    return text if found is None else found[0]
 
 
 def score(text: str) -> float:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import types
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,6 +24,7 @@ __all__ = [
     "ServeSettings",
     "Settings",
     "TrainSettings",
+    "kind_of",
     "load",
     "one_sentence",
     "validated",
@@ -28,6 +32,9 @@ __all__ = [
 
 M = TypeVar("M", bound=BaseModel)
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+#: What pydantic calls the limits of a number.
+_LIMITS = ("ge", "gt", "le", "lt")
 
 #: All the projections of a transformer block that the engine can adapt.
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
@@ -121,14 +128,58 @@ class Settings(_Options):
     serve: ServeSettings = ServeSettings()
 
 
-def one_sentence(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, in plain words."""
+def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that pydantic found wrong with a `model`, in plain words."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"]) or "value"
-    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"there is no setting {name!r}"
+    wanted = None if first["type"] == "value_error" else _wanted(model, first["loc"])
+    if wanted:
+        return f"{name} takes {wanted}, not {_said(first['input'])}"
+    message = first["msg"].removeprefix("Value error, ")
     return f"{name}: {message[:1].lower()}{message[1:]}"
+
+
+def kind_of(annotation: Any) -> Any:
+    """The plain type under Optional, Annotated and friends."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return kind_of(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return kind_of(next(a for a in typing.get_args(annotation) if a is not type(None)))
+    return annotation
+
+
+def _wanted(model: type[BaseModel], place: Sequence[int | str]) -> str | None:
+    """What the setting at `place` takes, in words; None where it is no setting of a known kind."""
+    field = model.model_fields.get(str(place[0])) if place else None
+    if field is None:
+        return None
+    kind = kind_of(field.annotation)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return _wanted(kind, place[1:]) if place[1:] else f"settings of its own, below [{place[0]}]"
+    if typing.get_origin(kind) is Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    if typing.get_origin(kind) is tuple:
+        return "a list of texts"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}.get(kind)
+    return f"{words}{_range(field.metadata)}" if words else None
+
+
+def _range(limits: Sequence[Any]) -> str:
+    """The limits of a field, as pydantic keeps them, in words."""
+    ge, gt, le, lt = (next((getattr(one, name) for one in limits if hasattr(one, name)), None) for name in _LIMITS)
+    most = le if lt is None else lt - 1  # of whole numbers alone
+    if gt is not None:
+        return f" above {gt}" + ("" if most is None else f" and up to {most}")
+    if ge is not None:
+        return f" from {ge} up" if most is None else f" from {ge} to {most}"
+    return "" if most is None else f" up to {most}"
+
+
+def _said(value: Any) -> str:
+    return str(value).lower()[:40] if isinstance(value, bool) else repr(value)[:40]
 
 
 def validated(model: type[M], values: dict[str, Any], where: str) -> M:
@@ -136,7 +187,7 @@ def validated(model: type[M], values: dict[str, Any], where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {one_sentence(error)}.") from error
+        raise ConfigError(f"{where}: {one_sentence(error, model)}.") from error
 
 
 def load(path: Path) -> Settings:

@@ -175,6 +175,7 @@ class _Captured:
         self._host = host
         self._text = io.StringIO()
         self.console: Console = Console(file=self._text, width=100, color_system=None, force_terminal=False)
+        self.complaints = self.console
         self.json = False
 
     def said(self) -> str:

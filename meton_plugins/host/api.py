@@ -130,6 +130,10 @@ class Host(Protocol):
         """Where commands print."""
 
     @property
+    def complaints(self) -> Console:
+        """Where commands say what went wrong: `console`, or in a shell standard error."""
+
+    @property
     def data_dir(self) -> Path:
         """The plugin's own folder."""
 

@@ -36,6 +36,8 @@ class ConsoleHost:
         self.tools: dict[str, ToolSpec] = {}
         self._config = config
         self._console: Console | None = None
+        self._complaints: Console | None = None
+        self._reads = False
 
     @property
     def console(self) -> Console:
@@ -45,6 +47,17 @@ class ConsoleHost:
 
             self._console = Console(highlight=False)
         return self._console
+
+    @property
+    def complaints(self) -> Console:
+        """Standard error. While lines are read, an answer stays where the other answers are."""
+        if self._reads:
+            return self.console
+        if self._complaints is None:
+            from rich.console import Console
+
+            self._complaints = Console(highlight=False, stderr=True)
+        return self._complaints
 
     @property
     def slots(self) -> SlotStore | None:
@@ -101,7 +114,7 @@ class ConsoleHost:
         if self.json:
             self.console.print(json.dumps({"error": sentence}), markup=False, emoji=False, soft_wrap=True)
         else:
-            self.console.print(f"✗ {sentence}", style="red", markup=False, emoji=False, soft_wrap=True)
+            self.complaints.print(f"✗ {sentence}", style="red", markup=False, emoji=False, soft_wrap=True)
 
     def help(self) -> int:
         """Print every command, its verbs and its short forms."""
@@ -120,6 +133,7 @@ class ConsoleHost:
 
     def repl(self, history: Path) -> int:
         """Read commands until the end. Where nobody types (a script), the exit code of the last that failed."""
+        self._reads = True
         if sys.stdin is None or not sys.stdin.isatty():
             return self._script(sys.stdin or ())
         self.console.print("meton-finetune: type help for the commands, exit to leave.", style="dim", markup=False)

@@ -40,6 +40,11 @@ class MetonHost:
         console: Console = self.cli.console
         return console
 
+    @property
+    def complaints(self) -> Console:
+        """The chat has one screen."""
+        return self.console
+
     def ask(self, question: str) -> bool | None:
         """Ask in the terminal, above Meton's spinner; None where nobody can answer."""
         return ask(self.console, question)

@@ -56,6 +56,10 @@ class RecordingHost:
         self._answers = iter(self.answers)
         self.console = Console(file=self._stream, width=self.width, force_terminal=False, color_system=None)
 
+    @property
+    def complaints(self) -> Console:
+        return self.console
+
     def ask(self, question: str) -> bool | None:
         self.asked.append(question)
         return next(self._answers, None)

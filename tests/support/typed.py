@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from meton_plugins.finetune.commands.dataset import ALIASES, make
 from meton_plugins.finetune.paths import Home, private_dir, write_json
@@ -14,6 +17,9 @@ from meton_plugins.finetune.train.record import BaseRecord, RunRecord
 from meton_plugins.finetune.train.runs import Run
 
 from .host import RecordingHost
+
+#: Conversations as Meton keeps them, of 44 answers that can be taken in.
+EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "conversations"
 
 
 class Typed:
@@ -39,6 +45,21 @@ class Typed:
             return json.loads(self(line, code))
         finally:
             self.host.json = False
+
+    def terminal(self, line: str, width: int = 80) -> str:
+        """The output on a terminal with colours."""
+        plain, stream = self.host.console, io.StringIO()
+        self.host.console = Console(file=stream, width=width, force_terminal=True, color_system="standard")
+        try:
+            assert self.command.run(line) == 0, stream.getvalue()
+        finally:
+            self.host.console = plain
+        return stream.getvalue()
+
+    @property
+    def ids(self) -> list[str]:
+        """All examples, newest first."""
+        return [example["id"] for example in self.json("list --limit 0")]
 
 
 def plain_run(home: Home, name: str, dataset: Path) -> Run:

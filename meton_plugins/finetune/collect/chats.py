@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,12 +15,6 @@ from .clean import Scrub
 from .conversations import CONTEXT_TURNS
 
 __all__ = ["Brought", "turns_of"]
-
-#: A prompt as `form.prompt` writes it: the question, and what tools gave.
-_ASKED: Final = re.compile(
-    rf"{re.escape(form.COMPACT_INSTRUCTIONS)}.*?\n\nUser Query: (.*)\n\n{re.escape(form.TAIL)}\Z", re.DOTALL
-)
-RESULTS: Final = "\n\nPrevious Tool Calls:\n"
 
 #: Hexadecimal digits that tell imported sessions apart.
 SESSION_DIGITS: Final = 20
@@ -106,13 +99,11 @@ def _unformed(chat: Chat) -> Chat:
         return chat
     messages: list[Said] = []
     for said in chat.messages:
-        asked = _ASKED.match(said.content) if said.role == "user" else None
-        if asked:
-            question, _, results = asked.group(1).partition(RESULTS)
+        asked = form.unprompted(said.content) if said.role == "user" else None
+        if asked is not None:
+            question, results = asked
             messages.append(Said("user", question))
-            for result in results.removeprefix("- ").split("\n- ") if results else ():
-                name, _, output = result.partition(": ")
-                messages.append(Said("tool", output, name=name))
+            messages += [Said("tool", result.output, name=result.name) for result in results]
         elif said.role == "assistant" and (step := form.parse(said.content)):
             final = bool(step.answer) and step.action is None
             messages.append(replace(said, content=step.answer or said.content, learn=said.learn and final))

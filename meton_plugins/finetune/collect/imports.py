@@ -17,7 +17,7 @@ from ..formats.chat import BadRecord
 from ..formats.reading import detect, read
 from ..library import Library
 from ..library.imported import Mark, mark
-from ..library.records import GOOD, content_mark, identity
+from ..library.records import GOOD, content_mark, identity, tag_of
 from ..paths import check_name
 from . import conversations
 from .chats import Brought, turns_of
@@ -58,8 +58,8 @@ class Import:
     format: str | None = None
 
     def __post_init__(self) -> None:
-        for tag in self.tags:
-            check_name(tag, "tag")
+        # What was put on here must come off with `/dataset tag ID -WORD`.
+        object.__setattr__(self, "tags", tuple(map(tag_of, self.tags)))
         label_of(Path(), self.label)
 
 
@@ -185,9 +185,11 @@ class Basket:
         """Write what is held."""
         if not self._held:
             return
-        dead = self._library.tombstones()
         # The library itself looks at the answer; what was forgotten may be the correction.
-        held = [one for one in self._held if content_mark(one.turn.question, one.correction or "") not in dead]
+        dead = self._library.tombstones() if any(one.correction for one in self._held) else {}
+        held = [
+            one for one in self._held if not dead or content_mark(one.turn.question, one.correction or "") not in dead
+        ]
         new, known = self._library.add([one.turn for one in held])
         marks = {identity(one.turn): Mark(one.score, one.correction, self._tags) for one in held}
         self._report.new += len(new)

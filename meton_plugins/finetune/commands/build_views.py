@@ -42,7 +42,7 @@ def harvested(host: Host, report: HarvestReport) -> None:
     for problem in report.problems[:10]:
         note(host, f"  {Path(problem.file).name}: {problem.reason}")
     if len(report.problems) > 10:
-        note(host, f"  and {len(report.problems) - 10} more problems (--json lists all)")
+        note(host, f"  and {many(len(report.problems) - 10, 'more problem')} (--json lists all)")
     if report.secrets:
         kinds = ", ".join(f"{number} {kind.lower()}" for kind, number in sorted(report.secrets.items()))
         note(host, f"  secrets replaced, as far as they could be found: {kinds}")
@@ -76,7 +76,7 @@ def built(host: Host, manifest: Manifest, path: Path, name: str | None) -> None:
     chats = sum(manifest.counts.get(side, 0) for side, _ in SIDES) - plain
     if plain:
         note(host, f"{many(plain, 'answer')} to train once more as a plain chat (--plain-share)")
-    if manifest.examples and answers != chats and not getattr(manifest, "sources", ()):
+    if manifest.examples and answers != chats and not manifest.sources:
         note(host, f"{many(answers, 'answer')} gave {many(chats, 'chat')}: one for each call of the model")
     if manifest.counts.get("pairs"):
         note(host, f"{many(manifest.counts['pairs'], 'correction')} kept as preference pairs")

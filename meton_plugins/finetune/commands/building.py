@@ -12,6 +12,7 @@ from ..settings import BuildSettings, Settings, load
 from .edge import note, say, show_json
 from .harvesting import take
 from .options import Parser, flags_of, settings_from, split
+from .tables import many
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -76,8 +77,8 @@ def build(host: Host, home: Home, rest: str) -> int:
     _show(host, taken)
     built(host, manifest, path, words.name)
     for source in manifest.sources:
-        rows = "1 row" if source.rows == 1 else f"{source.rows} rows"
-        note(host, f"source {source.label} × {source.weight:g}: {source.examples} examples, {rows} to train on")
+        examples, rows = many(source.examples, "example"), many(source.rows, "row")
+        note(host, f"source {source.label} × {source.weight:g}: {examples}, {rows} to train on")
     if remark:
         note(host, remark)
     if written:
@@ -191,8 +192,7 @@ def _show(host: Host, taken: _Taken) -> None:
 
 
 def _told(host: Host, written: Written, side: str, settings: BuildSettings) -> None:
-    rows = "1 row" if written.rows == 1 else f"{written.rows} rows"
-    say(host, f"Wrote {rows} as {written.format}: {written.path}")
+    say(host, f"Wrote {many(written.rows, 'row')} as {written.format}: {written.path}")
     for reason, number in sorted(written.left.items()):
         note(host, f"  {number} left out: {reason}")
     if settings.form == "meton":
@@ -201,19 +201,14 @@ def _told(host: Host, written: Written, side: str, settings: BuildSettings) -> N
         note(host, "validation and held-out rows are in it, too; --side train leaves them out")
 
 
-def _base(settings: Settings, text: str) -> Path:
-    from ..serve.bases import resolve_base
-    from ..serve.ollama import Server
-
-    return resolve_base(text, Server(settings.serve.ollama_host)).path
-
-
 def _renderer(settings: Settings, words: Namespace) -> Callable[[list[Message]], str]:
     """The base's own chat template, which needs its file and no engine."""
     from ..gguf.chat_template import template_for
     from ..gguf.inspect import inspect
+    from ..serve.bases import find_base
 
-    template = template_for(inspect(_base(settings, words.base)), words.chat_template or settings.train.chat_template)
+    base = find_base(words.base, settings.serve.ollama_host)
+    template = template_for(inspect(base.path), words.chat_template or settings.train.chat_template)
 
     def render(messages: Sequence[Message]) -> str:
         return template.render([{"role": m.role, "content": m.content} for m in messages], generate=False)
@@ -233,8 +228,9 @@ def _counter(
         return None, None, None
     try:
         from ..engine.jobs import count_tokens
+        from ..serve.bases import find_base
 
-        path = _base(settings, text)
+        path = find_base(text, settings.serve.ollama_host).path
     except (ImportError, EngineError) as error:
         return None, None, f"tokens were not counted: {error}"
     except FinetuneError as error:

@@ -22,7 +22,6 @@ from .options import HelpWanted
 if TYPE_CHECKING:
     from ...host.api import Host
     from ..collect.live import LiveTurns
-    from ..library import Library
     from ..paths import Home
 
 __all__ = ["ALIASES", "make"]
@@ -59,12 +58,6 @@ def _dispatch(host: Host, home: Home, live: LiveTurns | None, text: str) -> int:
     if verb in RATINGS:
         return RATINGS[verb](host, home, live, rest)
     return WORK[verb](host, home, rest)
-
-
-def _library(home: Home) -> Library:
-    from ..library import Library
-
-    return Library(home.library)
 
 
 VERBS: Final = {

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from .edge import note, say
 from .lettering import cell, line
-from .tables import SIDES, grid
+from .tables import SIDES, grid, many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -34,12 +34,9 @@ def differed(host: Host, found: DatasetDiff) -> None:
         host.console.print(rows)
     for side, label in SIDES:
         changes = found.sides[side]
-        counts = (
-            f"{changes.rows[0]:,} → {changes.rows[1]:,} rows"
-            if changes.rows[0] != changes.rows[1]
-            else (f"{changes.rows[0]:,} rows")
-        )
-        line(host, f"\n{label}: {counts}, {changes.same:,} examples the same", "dim")
+        before, after = changes.rows
+        counts = many(after, "row") if before == after else f"{before:,} → {many(after, 'row')}"
+        line(host, f"\n{label}: {counts}, {many(changes.same, 'example')} the same", "dim")
         _items(host, "+", "green", changes.added, "was")
         _items(host, "-", "red", changes.removed, "now")
         _items(host, "~", "yellow", changes.changed, "")

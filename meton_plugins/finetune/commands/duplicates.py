@@ -10,6 +10,7 @@ from ..errors import NotFound, UsageError
 from ..settings import load
 from .edge import note, say, show_json
 from .options import Parser, split
+from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -62,20 +63,19 @@ def duplicates(host: Host, home: Home, rest: str) -> int:
         show_json(host, {**numbers, "sets": found, "choices": asked})
         return 0
     if not sets:
-        say(host, f"No two of {len(examples)} examples are alike by {threshold:g} or more.")
+        say(host, f"No two of {many(len(examples), 'example')} are alike by {threshold:g} or more.")
     else:
-        say(
-            host,
-            f"{len(dropped)} of {len(examples)} examples are duplicates of {len(sets)} others, from {threshold:g} on:",
-        )
+        verb = "is a duplicate" if len(dropped) == 1 else "are duplicates"
+        of = f"{len(dropped):,} of {many(len(examples), 'example')} {verb} of {many(len(sets), 'other')}"
+        say(host, f"{of}, from {threshold:g} on:")
     order = sorted(sets, key=lambda kept: (-len(sets[kept]), kept))
     for kept in order[: words.limit or None]:
         _set(host, examples[kept], sets[kept])
     if words.limit and len(order) > words.limit:
-        note(host, f"and {len(order) - words.limit} more sets (--limit 0 shows all)")
+        note(host, f"and {many(len(order) - words.limit, 'more set')} (--limit 0 shows all)")
     if asked:
-        many = "1 question has" if len(asked) == 1 else f"{len(asked)} questions have"
-        note(host, f"{many} more than one answer: a choice between answers, not duplicates")
+        these = "1 question has" if len(asked) == 1 else f"{len(asked)} questions have"
+        note(host, f"{these} more than one answer: a choice between answers, not duplicates")
     return 0
 
 
@@ -158,7 +158,7 @@ def _leaking(host: Host, found: Leaks) -> None:
 
 def _looked(found: Leaks) -> str:
     places = "1 dataset or run" if found.places == 1 else f"{found.places} datasets and runs"
-    return f"{found.examples} different examples in {places}, each compared with all others"
+    return f"{many(found.examples, 'different example')} in {places}, each compared with all others"
 
 
 def _brief(text: str) -> str:

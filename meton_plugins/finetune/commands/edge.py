@@ -15,6 +15,8 @@ from ..errors import FinetuneError
 from .options import HelpWanted
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ...host.api import Host
 
 __all__ = ["guarded", "harmless", "note", "say", "show_json"]
@@ -30,7 +32,7 @@ _CONTROLS: Final = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *
 def say(host: Host, text: str, style: str = "") -> None:
     """Print `text` exactly as it is: no markup, no emoji codes, no highlighting."""
     if not host.json:
-        _print(host, harmless(text), style)
+        _print(host.console, harmless(text), style)
 
 
 def note(host: Host, text: str) -> None:
@@ -48,10 +50,7 @@ def show_json(host: Host, value: Any) -> None:
 def guarded(host: Host, work: Callable[[], int | None]) -> int:
     """Run `work`; turn every way it can end into an exit code and at most one sentence. Never raises."""
     try:
-        return work() or 0
-    except HelpWanted as wanted:
-        _print(host, str(wanted).rstrip())
-        return 0
+        return _helped(host, work)
     except FinetuneError as error:
         return _fail(host, error.sentence, error.exit_code)
     except HostError as error:
@@ -59,6 +58,8 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return _fail(host, "Interrupted.", 130)
     except SystemExit as error:
+        if host.console.quiet:  # rich's way to end where the reader of a pipe has left: nobody listens
+            return 1
         code = error.code if isinstance(error.code, int) and error.code else 1
         return _fail(host, "The command tried to end the program; please report this.", code)
     except OSError as error:
@@ -67,6 +68,14 @@ def guarded(host: Host, work: Callable[[], int | None]) -> int:
     except Exception as error:
         kept = _keep_traceback(host)
         return _fail(host, f"Unexpected {type(error).__name__}: {error}. Please report this{kept}.", 1)
+
+
+def _helped(host: Host, work: Callable[[], int | None]) -> int:
+    try:
+        return work() or 0
+    except HelpWanted as wanted:
+        _print(host.console, str(wanted).rstrip())
+        return 0
 
 
 def _keep_traceback(host: Host) -> str:
@@ -88,14 +97,14 @@ def _fail(host: Host, sentence: str, code: int) -> int:
     if host.json:
         show_json(host, {"error": sentence})
     else:
-        _print(host, f"✗ {sentence}", "red")
+        _print(host.complaints, f"✗ {sentence}", "red")
     return code
 
 
-def _print(host: Host, text: str, style: str = "") -> None:
+def _print(console: Console, text: str, style: str = "") -> None:
     # A terminal breaks lines within words; a file or a pipe wants them whole.
-    whole = not host.console.is_terminal
-    host.console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=whole)
+    whole = not console.is_terminal
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=whole)
 
 
 def harmless(text: str) -> str:

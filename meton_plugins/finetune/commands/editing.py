@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import DataError, UsageError
 from .edge import harmless, note, say, show_json
+from .examples import library_of, named
 from .options import HelpWanted, Parser, split
-from .ratings import named, unquoted
+from .ratings import unquoted
 
 if TYPE_CHECKING:
     from ...host.api import Host
-    from ..library import Example, Library
+    from ..library import Example
     from ..library.searching import Hit
     from ..paths import Home
 
 __all__ = ["edit", "search", "tag"]
-
-#: A tag is one word: it is typed after a plus or a minus, and joined to others in one line.
-_TAG: Final = re.compile(r"[^\W_][\w.:/-]{0,39}")
 
 _LIMIT: Final = re.compile(r"--limit(?:=|\s+)(\d{1,6})(?:\s+|\Z)")
 
@@ -52,7 +50,7 @@ def edit(host: Host, home: Home, rest: str) -> int:
     words = parser.parse_args(split(rest))
     from ..curate.secrets import scrub
 
-    with _library(home) as library:
+    with library_of(home) as library:
         example = library.get(words.id)
         question, answer = words.question, words.answer
         if question is None and answer is None:
@@ -110,14 +108,16 @@ def tag(host: Host, home: Home, rest: str) -> int:
         raise HelpWanted(TAG_USAGE)
     if words == ["list"]:
         return _tags(host, home)
+    from ..library.records import tag_of
+
     names = [word for word in words if word[0:1] not in ("+", "-")]
-    add = [_checked(word[1:]) for word in words if word[0:1] == "+"]
-    drop = [_checked(word[1:]) for word in words if word[0:1] == "-"]
+    add = [tag_of(word[1:]) for word in words if word[0:1] == "+"]
+    drop = [tag_of(word[1:]) for word in words if word[0:1] == "-"]
     if not names or not (add or drop):
         raise UsageError("Say which examples, and +WORD or -WORD: /dataset tag ID +python -draft.")
     if both := set(add) & set(drop):
         raise UsageError(f"{sorted(both)[0]!r} cannot be put on and taken off at once.")
-    with _library(home) as library:
+    with library_of(home) as library:
         ids = dict.fromkeys(name for word in names for name in named(library, word))
         tagged = library.tag(list(ids), add, drop)
     if host.json:
@@ -130,7 +130,7 @@ def tag(host: Host, home: Home, rest: str) -> int:
 
 
 def _tags(host: Host, home: Home) -> int:
-    with _library(home) as library:
+    with library_of(home) as library:
         tags = library.tags()
     if host.json:
         show_json(host, tags)
@@ -151,7 +151,7 @@ def search(host: Host, home: Home, rest: str) -> int:
         text, limit = text[match.end() :], int(match[1])
         if not limit or not text:
             raise UsageError("Type /dataset search --limit N TEXT, with N from 1 up.")
-    with _library(home) as library:
+    with library_of(home) as library:
         hits = library.search(unquoted(text), limit)
     if host.json:
         show_json(host, [_as_json(hit) for hit in hits])
@@ -182,19 +182,3 @@ def _show(host: Host, hit: Hit) -> None:
     for start, end in hit.piece.marks:
         line.stylize("bold not dim", start + len(head), end + len(head))
     host.console.print(line, soft_wrap=not host.console.is_terminal)
-
-
-def _checked(word: str) -> str:
-    word = word.lower()
-    if not _TAG.fullmatch(word):
-        raise UsageError(
-            f"{word[:40]!r} cannot be a tag: use up to 40 letters, digits, '_', '.', ':', '/' or '-', beginning with a "
-            "letter or digit."
-        )
-    return word
-
-
-def _library(home: Home) -> Library:
-    from ..library import Library
-
-    return Library(home.library)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import DataError, UsageError
 from .edge import note, say, show_json
 from .options import Parser, split
+from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -116,7 +117,7 @@ def _review(host: Host, replaced: Sequence[Replacement], chats: int, path: Path)
     for each in replaced:
         say(host, f"  {each.placeholder:14} {each.count:4} ×  {each.value}")
     say(host, f"{_listed(Counter(each.kind for each in replaced)).capitalize()} will be replaced.")
-    agreed = host.ask(f"Write {chats} chats to {path}?")
+    agreed = host.ask(f"Write {many(chats, 'chat')} to {path}?")
     if agreed is None:
         raise UsageError("Nobody can agree here: run it on a terminal, or add --yes.")
     if not agreed:

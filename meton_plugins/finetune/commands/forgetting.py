@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import FinetuneError, NotFound, UsageError
 from .edge import note, say, show_json
+from .examples import named
 from .options import Parser, split
-from .ratings import named
+from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -108,13 +109,13 @@ def _agreed(host: Host, library: Library, what: Forgotten, touched: Receipt) -> 
         copy = "  (the same words in another session)" if name in what.copies else ""
         say(host, f"{name}  {example.at[:16].replace('T', ' ')}  {' '.join(example.question.split())[:80]}{copy}")
     if len(what.ids) > SHOWN:
-        note(host, f"and {len(what.ids) - SHOWN} more")
+        note(host, f"and {len(what.ids) - SHOWN:,} more")
     if touched.datasets:
         note(host, f"rows go from the datasets {', '.join(touched.datasets)}")
     for run in touched.runs:
         note(host, f"the run {run.run} {'was trained on it' if run.trained else 'was judged by it'}")
-    many = "this example" if len(what.ids) == 1 else f"these {len(what.ids)} examples"
-    answer = host.ask(f"Forget {many} for good?")
+    those = "this example" if len(what.ids) == 1 else f"these {len(what.ids):,} examples"
+    answer = host.ask(f"Forget {those} for good?")
     if answer is None:
         raise UsageError("Nobody can be asked here, and forgetting cannot be undone: add --yes.")
     return answer
@@ -122,13 +123,13 @@ def _agreed(host: Host, library: Library, what: Forgotten, touched: Receipt) -> 
 
 def _show(host: Host, receipt: Receipt) -> None:
     """The receipt, for people."""
-    say(host, f"Forgotten: {_many(len(receipt.examples), 'example')}.", "bold")
+    say(host, f"Forgotten: {many(len(receipt.examples), 'example')}.", "bold")
     if receipt.copies:
         note(host, f"{len(receipt.copies)} of them held the same words in another session")
     for name, lines in receipt.datasets.items():
-        note(host, f"dataset {name}: {_many(lines, 'line')} taken out; its manifest says so")
+        note(host, f"dataset {name}: {many(lines, 'line')} taken out; its manifest says so")
     if receipt.cleaned:
-        note(host, f"taken out of what surrounds {_many(len(receipt.cleaned), 'other example')}")
+        note(host, f"taken out of what surrounds {many(len(receipt.cleaned), 'other example')}")
     if receipt.removed:
         note(host, f"removed: {', '.join(receipt.removed)}")
     left = list(_left(receipt))
@@ -146,7 +147,7 @@ def _left(receipt: Receipt) -> Sequence[str]:
         if not run.trained:
             lines.append(f"the run {run.run} was judged by it, and did not learn it")
             continue
-        lines.append(f"the run {run.run} was trained on {_many(run.trained, 'row')} of it:")
+        lines.append(f"the run {run.run} was trained on {many(run.trained, 'row')} of it:")
         lines += [f"  adapter {path}" for path in run.adapters]
         lines += [f"  merged model {path}" for path in run.merged]
         lines += [f"  Ollama model {name}" for name in run.models]
@@ -158,7 +159,7 @@ def _left(receipt: Receipt) -> Sequence[str]:
     ):
         lines += [f"{title} {one}" for one in found[:SHOWN]]
         if len(found) > SHOWN:
-            lines.append(f"and {len(found) - SHOWN} more like this (--json lists all)")
+            lines.append(f"and {len(found) - SHOWN:,} more like this (--json lists all)")
     if not receipt.searched:
         lines.append("the words were gone already when the rest was finished, so no other file was searched for them")
     lines.append("what you exported or copied to other places yourself")
@@ -178,7 +179,3 @@ def _conversations(host: Host, home: Home) -> list[Path]:
     with suppress(FinetuneError):
         folders.append(load(home.settings).harvest.conversations_dir)
     return [folder.expanduser().resolve() for folder in folders if folder is not None]
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -13,6 +13,7 @@ from ..told import IMPORTED, Told
 from .edge import note, say, show_json
 from .options import Parser, split
 from .progress import bar
+from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -96,10 +97,9 @@ def imported(host: Host, report: ImportReport) -> None:
     left = sum(report.rejected.values())
     parts = [f"{report.new} new", f"{report.known} known"] + ([f"{left} left out"] if left else [])
     formats = ", ".join(f"{number} {name}" for name, number in sorted(report.formats.items()))
-    files = "1 file" if report.files == 1 else f"{report.files} files"
-    say(host, f"Imported {files}{f' ({formats})' if formats else ''}: {', '.join(parts)}.")
+    say(host, f"Imported {many(report.files, 'file')}{f' ({formats})' if formats else ''}: {', '.join(parts)}.")
     if report.ratings:
-        say(host, f"Took {'1 rating' if report.ratings == 1 else f'{report.ratings} ratings'} given elsewhere.")
+        say(host, f"Took {many(report.ratings, 'rating')} given elsewhere.")
     for reason, number in sorted(report.rejected.items()):
         note(host, f"  {number} × {reason}")
     for problem in report.problems[:10]:
@@ -108,8 +108,8 @@ def imported(host: Host, report: ImportReport) -> None:
     if len(report.problems) > 10:
         note(host, f"  and {len(report.problems) - 10} more (--json names them)")
     if report.passed_by:
-        many = "1 other file was" if report.passed_by == 1 else f"{report.passed_by} other files were"
-        note(host, f"  {many} passed by")
+        others = "1 other file was" if report.passed_by == 1 else f"{report.passed_by} other files were"
+        note(host, f"  {others} passed by")
     if report.secrets:
         kinds = ", ".join(f"{number} {kind.lower()}" for kind, number in sorted(report.secrets.items()))
         note(host, f"  secrets replaced, as far as they could be found: {kinds}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .edge import note, say, show_json
 from .options import Parser, split
 from .progress import bar, run_line
+from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -37,7 +38,8 @@ def backup(host: Host, home: Home, rest: str) -> int:
         show_json(host, {**value, "runs": made.runs, "datasets": made.datasets, "links": made.links})
         return 0
     say(host, f"Backed up to {made.path} ({_size(made.bytes)}).", "bold")
-    note(host, f"{made.files} files, of {made.datasets} datasets and {made.runs} runs; readable by you alone")
+    inside = f"{many(made.datasets, 'dataset')} and {many(made.runs, 'run')}"
+    note(host, f"{many(made.files, 'file')}, of {inside}; readable by you alone")
     for link in made.links:
         note(host, f"{link} is a link: what it leads to is not in the backup")
     return 0

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["counted", "listed", "shown"]
 
 
-def listed(host: Host, examples: Sequence[Example]) -> None:
-    """One line an example."""
+def listed(host: Host, examples: Sequence[Example], total: int, empty: bool) -> None:
+    """One line an example, of `total` that there are; `empty`: the library holds none at all."""
+    if empty:
+        say(host, "The library is empty: take your chats in with /dataset harvest, or files with /dataset import.")
+        return
     if not examples:
         say(host, "No example matches.")
         return
@@ -45,6 +48,8 @@ def listed(host: Host, examples: Sequence[Example]) -> None:
     host.console.print(found)
     if any(example.correction is not None for example in examples):
         note(host, "* corrected by you")
+    if total > len(examples):
+        note(host, f"{len(examples):,} of {total:,} (--limit 0 lists all)")
 
 
 def shown(host: Host, example: Example, quality: Quality, calls: int = 0) -> None:

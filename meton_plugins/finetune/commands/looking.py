@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import FinetuneError, UsageError
 from ..settings import Settings, TrainSettings, load
 from .edge import show_json
+from .examples import library_of
 from .options import Parser, flags_of, settings_from, split
 
 if TYPE_CHECKING:
@@ -38,14 +38,17 @@ def list_(host: Host, home: Home, rest: str) -> int:
     words = parser.parse_args(split(rest))
     if words.limit < 0:
         raise UsageError("--limit takes a number from 0 up.")
-    with _library(home) as library:
-        found = library.find(limit=words.limit or None, unrated=words.unrated, search=words.search, tag=words.tag)
+    with library_of(home) as library:
+        chosen = {"unrated": words.unrated, "search": words.search, "tag": words.tag}
+        found = library.find(limit=words.limit or None, **chosen)
+        total = library.count(**chosen) if len(found) == words.limit else len(found)
+        empty = not found and not library.count()
     if host.json:
         show_json(host, [{**example.model_dump(exclude={"steps"}), "status": example.status} for example in found])
         return 0
     from .library_views import listed
 
-    listed(host, found)
+    listed(host, found, total, empty)
     return 0
 
 
@@ -56,7 +59,7 @@ def show(host: Host, home: Home, rest: str) -> int:
     words = parser.parse_args(split(rest))
     from ..curate.quality import judge
 
-    with _library(home) as library:
+    with library_of(home) as library:
         example = library.get(words.id)
         calls = library.calls(example.id)
     quality = judge(example)
@@ -81,7 +84,7 @@ def stats(host: Host, home: Home, rest: str) -> int:
             raise UsageError(f"--{name.replace('_', '-')} matters for tokens only: add --base MODEL to count them.")
     from ..curate.statistics import take_stock
 
-    with _library(home) as library:
+    with library_of(home) as library:
         found = take_stock(library)
         if words.base:
             settings = load(home.settings)
@@ -120,7 +123,7 @@ def preview(host: Host, home: Home, rest: str) -> int:
     seed = random.randrange(10_000) if words.random and words.seed is None else words.seed
     from ..curate.sample import take_sample
 
-    with _library(home) as library:
+    with library_of(home) as library:
         sample = take_sample(home, library, words.name, settings.build, number=words.number, seed=seed)
     base, remark = words.base or settings.base, None
     seen: list[Seen] | None = None
@@ -145,10 +148,10 @@ def preview(host: Host, home: Home, rest: str) -> int:
 def versions(host: Host, home: Home, rest: str) -> int:
     """The datasets built so far."""
     Parser(prog="/dataset versions", description="The datasets built so far.").parse_args(split(rest))
-    from ..curate import dataset
+    from ..curate import frozen
     from ..curate.manifest import MANIFEST
 
-    found, names = dataset.versions(home), dataset.names(home)
+    found, names = frozen.versions(home), frozen.names(home)
     times = {m.id: (home.datasets / m.id / MANIFEST).stat().st_mtime for m in found}
     if host.json:
         rows: list[dict[str, Any]] = []
@@ -170,10 +173,10 @@ def diff(host: Host, home: Home, rest: str) -> int:
     parser.add_argument("a", metavar="A", help="a dataset: its name, its id or how that begins, or `latest`")
     parser.add_argument("b", metavar="B", nargs="?", default="latest", help="the other (default: the one built last)")
     words = parser.parse_args(split(rest))
-    from ..curate import dataset
+    from ..curate import frozen
     from ..curate.diff import compare
 
-    found = compare(*(dataset.load(dataset.resolve(home, name)) for name in (words.a, words.b)))
+    found = compare(*(frozen.load(frozen.resolve(home, name)) for name in (words.a, words.b)))
     if host.json:
         show_json(host, {**found.model_dump(mode="json"), "same": found.same})
         return 0
@@ -186,8 +189,9 @@ def diff(host: Host, home: Home, rest: str) -> int:
 def _tokens(home: Home, library: Library, settings: Settings, train: TrainSettings, named: str) -> Tokens | None:
     from ..curate.statistics import tokens
     from ..engine.jobs import count_tokens
+    from ..serve.bases import find_base
 
-    path, system = _base(settings, named), _system(home, train)
+    path, system = find_base(named, settings.serve.ollama_host).path, _system(home, train)
     return tokens(
         library, settings.build, named, lambda chats: count_tokens(path, chats, train.chat_template, system),
         train.ctx_size,
@@ -196,19 +200,13 @@ def _tokens(home: Home, library: Library, settings: Settings, train: TrainSettin
 
 def _seen(home: Home, settings: Settings, train: TrainSettings, named: str, sample: Sample) -> list[Seen]:
     from ..engine.jobs import preview as make
+    from ..serve.bases import find_base
 
+    base = find_base(named, settings.serve.ollama_host)
     return make(
-        _base(settings, named), [(row.id, row.messages) for row in sample.rows], system=_system(home, train),
+        base.path, [(row.id, row.messages) for row in sample.rows], system=_system(home, train),
         ctx_size=train.ctx_size, learned=sample.learned, chat_template=train.chat_template,
     )  # fmt: skip
-
-
-def _base(settings: Settings, named: str) -> Path:
-    from ..serve.bases import resolve_base
-    from ..serve.ollama import Server
-
-    with Server(settings.serve.ollama_host) as server:
-        return resolve_base(named, server).path
 
 
 def _system(home: Home, train: TrainSettings) -> str:
@@ -230,9 +228,3 @@ def _json(
         "base": None if seen is None else base, "ctx_size": train.ctx_size, "learned": sample.learned,
         "rows": rows, "remarks": sample.remarks, "note": remark,
     }  # fmt: skip
-
-
-def _library(home: Home) -> Library:
-    from ..library import Library
-
-    return Library(home.library)

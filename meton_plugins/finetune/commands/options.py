@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from pydantic import BaseModel
 
 from ..errors import ConfigError, UsageError
-from ..settings import validated
+from ..settings import kind_of, validated
 
 __all__ = ["HelpWanted", "Parser", "flags_of", "settings_from", "split", "verbs_wanted"]
 
@@ -46,12 +45,22 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(f"{prog} does not take {' '.join(rest)}; see {prog} --help.")
         return found
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if action.type is not int:
+            return super()._get_value(action, arg_string)
+        try:
+            return int(arg_string)
+        except ValueError:
+            name = "/".join(action.option_strings) or self.prog
+            raise UsageError(f"{name} takes a whole number, not {arg_string[:40]!r}.") from None
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             there = ", ".join(str(choice) for choice in action.choices)
             if isinstance(action, argparse._SubParsersAction):
                 raise UsageError(f"{self.prog} has no word {str(value)[:40]!r}: it has {there}.")
-            raise UsageError(f"{'/'.join(action.option_strings)} takes {there}, not {str(value)[:40]!r}.")
+            name = "/".join(action.option_strings) or self.prog
+            raise UsageError(f"{name} takes {there}, not {str(value)[:40]!r}.")
 
     def print_help(self, file: Any = None) -> None:
         raise HelpWanted(self.format_help())
@@ -81,23 +90,13 @@ def split(line: str) -> list[str]:
         ) from error
 
 
-def _kind(annotation: Any) -> Any:
-    """The plain type under Optional, Annotated and friends."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return _kind(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        return _kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
-    return annotation
-
-
 def flags_of(parser: argparse.ArgumentParser, model: type[BaseModel], *, only: Sequence[str] | None = None) -> None:
     """Give `parser` one flag for each field of `model` (`ctx_size` is `--ctx-size`), help and default shown."""
     group = parser.add_argument_group(model.__doc__.split(".")[0] if model.__doc__ else model.__name__)
     for name, field in model.model_fields.items():
         if only is not None and name not in only:
             continue
-        kind = _kind(field.annotation)
+        kind = kind_of(field.annotation)
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
         text = f"{field.description}" + ("" if default is None else f" (default: {default})")
         text = text.replace("%", "%%")
@@ -118,7 +117,7 @@ def settings_from(namespace: argparse.Namespace, base: M) -> M:
         value = getattr(namespace, name, None)
         if value is None:
             continue
-        if typing.get_origin(_kind(field.annotation)) is tuple and isinstance(value, str):
+        if typing.get_origin(kind_of(field.annotation)) is tuple and isinstance(value, str):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         given[name] = value
     try:

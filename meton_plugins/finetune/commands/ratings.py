@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotFound, UsageError
 from .edge import note, say, show_json
+from .examples import library_of, named
 from .options import Parser, split
+from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
     from ..library import Example, Library
     from ..paths import Home
 
-__all__ = ["fix", "named", "rate", "unquoted"]
+__all__ = ["fix", "rate", "unquoted"]
 
 #: Option or id before the text of a correction; an id is long and has a digit, so that no English word is one.
 _TURN: Final = re.compile(r"--turn(?:=|\s+)(\S+)(?:\s+|\Z)")
+_UNDO: Final = re.compile(r"--undo(?:\s+|\Z)")
 _ID: Final = re.compile(r"(?=[a-f]*\d)([0-9a-f]{6,64})(?:\s+|\Z)")
 #: What may be meant as an id, and may be a word of the text.
 _SHORT: Final = re.compile(r"(?=[a-f]*\d)([0-9a-f]{4,5})(?:\s+|\Z)")
@@ -30,26 +33,27 @@ def rate(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     parser = Parser(
         prog="/dataset rate", description="Rate answers: 4 and 5 train, 3 stays a candidate, 1 and 2 never."
     )
-    parser.add_argument("score", metavar="good|bad|1..5", help="good is 5, bad is 1")
+    parser.add_argument("score", metavar="good|bad|1..5|none", help="good is 5, bad is 1, none takes a rating back")
     parser.add_argument("ids", nargs="*", metavar="ID", help="examples, or session:ID; the last answer by default")
     parser.add_argument("--turn", metavar="-N", help="the answer so many back: -1 is the last")
     words = parser.parse_args(split(rest))
     score = _score(words.score, words.ids)
     if words.ids and words.turn is not None:
         raise UsageError("Name examples or use --turn, not both.")
-    with _library(home) as library:
+    with library_of(home) as library:
         if words.ids:
             names = [name for word in words.ids for name in named(library, word)]
         else:
             names = [_back(library, live, words.turn).id]
         rated = library.rate(list(dict.fromkeys(names)), score)
+    done = "Took the rating back" if score is None else f"Rated {score}"
     if host.json:
         show_json(host, {"rated": [{"id": e.id, "score": e.score, "status": e.status} for e in rated]})
     elif len(rated) == 1:
-        say(host, f"Rated {score}: {_short(rated[0].question)}")
+        say(host, f"{done}: {_short(rated[0].question)}")
         note(host, f"{rated[0].id} · {_meaning(rated[0])}")
     else:
-        say(host, f"Rated {score}: {len(rated)} answers")
+        say(host, f"{done}: {len(rated):,} answers")
     return 0
 
 
@@ -57,13 +61,18 @@ def fix(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
     """Replace an answer by the user's words; without a text, in his editor."""
     if rest.split()[:1] in (["-h"], ["--help"]):
         usage = (
-            "usage: /dataset fix [ID] [--turn -N] [TEXT]\n\nThe text becomes the answer to learn, and the old answer "
+            "usage: /dataset fix [ID] [--turn -N] [TEXT]\n       /dataset fix --undo [ID] [--turn -N]\n\n"
+            "The text becomes the answer to learn, and the old answer the rejected one.\n"
+            "Without a text the answer opens in $EDITOR.\n"
+            "With --undo your text is taken back, and the answer is unrated again."
         )
-        raise _help(usage + "the rejected one.\nWithout a text the answer opens in $EDITOR.")
+        raise _help(usage)
+    if match := _UNDO.match(rest.strip()):
+        return _undo(host, home, live, rest.strip()[match.end() :])
     name, turn, text = _fix_words(rest)
     from ..curate.secrets import scrub
 
-    with _library(home) as library:
+    with library_of(home) as library:
         _check_meant(library, name, text)
         example = library.get(name) if name else _back(library, live, turn)
         if not text:
@@ -74,25 +83,40 @@ def fix(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
         cleaned, secrets = scrub([*(message.content for message in example.context), example.question, text])
         fixed = library.fix(example.id, cleaned[-1])
     if host.json:
-        show_json(host, {"id": fixed.id, "score": fixed.score, "correction": fixed.correction, "secrets": secrets})
+        kept = fixed.model_dump(include={"id", "score", "correction"})
+        show_json(host, {**kept, "replaced": example.correction is not None, "secrets": secrets})
         return 0
     say(host, f"Fixed: {_short(fixed.question)}")
     note(host, f"{fixed.id} · your text is what will be learned; the old answer is kept as the rejected one")
+    if example.correction is not None:
+        note(host, "it replaces your earlier correction")
     if secrets:
         note(host, f"replaced before it was stored: {', '.join(sorted(secrets))}")
     return 0
 
 
-def _library(home: Home) -> Library:
-    from ..library import Library
+def _undo(host: Host, home: Home, live: LiveTurns | None, rest: str) -> int:
+    """Take a correction back."""
+    name, turn, text = _fix_words(rest)
+    if text and (name or turn or len(text.split()) > 1):
+        raise UsageError("--undo takes an example or --turn, and no text: nothing was changed.")
+    with library_of(home) as library:
+        example = library.get(name or text) if name or text else _back(library, live, turn)
+        left = library.unfix(example.id)
+    if host.json:
+        show_json(host, left.model_dump(include={"id", "score", "correction"}))
+        return 0
+    say(host, f"Took your correction back: {_short(left.question)}")
+    note(host, f"{left.id} · the answer is its own again, and unrated")
+    return 0
 
-    return Library(home.library)
 
-
-def _score(word: str, ids: list[str]) -> int:
+def _score(word: str, ids: list[str]) -> int | None:
     """The score; `/+ 4` arrives as `good 4`, so a lone digit after the word makes it exact."""
     from ..library.records import score_of
 
+    if word.lower() == "none":
+        return None
     score = score_of(word)
     if word.lower() in ("good", "bad") and ids and re.fullmatch(r"[1-5]", ids[0]):
         exact = int(ids.pop(0))
@@ -100,19 +124,6 @@ def _score(word: str, ids: list[str]) -> int:
             raise UsageError(f"{word} and {exact} contradict each other: type /dataset rate {exact}.")
         return exact
     return score
-
-
-def named(library: Library, word: str) -> list[str]:
-    """The ids that `word` means: an id or the beginning of one, or `session:ID` for all of a session."""
-    session = word.removeprefix("session:")
-    if session == word:
-        return [library.get(word).id]
-    found = library.find(session=session) if session else []
-    if not found:
-        raise NotFound(f"There is no session {session[:40]!r} in the library: see /dataset list.")
-    if len({example.session for example in found}) > 1:
-        raise NotFound(f"More than one session begins with {session[:40]!r}: type more of its id.")
-    return [example.id for example in found]
 
 
 def _back(library: Library, live: LiveTurns | None, turn: str | None) -> Example:
@@ -128,7 +139,7 @@ def _back(library: Library, live: LiveTurns | None, turn: str | None) -> Example
     if not answers:
         raise NotFound("There is no answer to rate yet: take some in with /dataset harvest.")
     if number > len(answers):
-        raise NotFound(f"The last session has {len(answers)} answers, so there is no --turn -{number}.")
+        raise NotFound(f"The last session has {many(len(answers), 'answer')}, so there is no --turn -{number}.")
     return answers[number - 1]
 
 

@@ -9,7 +9,7 @@ from ..report.histogram import bars, gauge
 from .edge import note
 from .lettering import ascii_only, cell, line, visible
 from .library_views import counted
-from .tables import NARROW, table
+from .tables import NARROW, many, table
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -82,7 +82,7 @@ def _weeks(host: Host, weeks: Sequence[Week]) -> None:
 
 def _tokens(host: Host, tokens: Tokens) -> None:
     _binned(host, f"rows of a build, by tokens of {visible(tokens.base.rsplit('/', 1)[-1])}", tokens.bins)
-    note(host, f"{tokens.total:,} tokens in {tokens.rows:,} rows")
+    note(host, f"{many(tokens.total, 'token')} in {many(tokens.rows, 'row')}")
     if tokens.over:
         note(host, f"{tokens.over:,} longer than --ctx-size {tokens.ctx_size:,} would be left out")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
-from ..library.records import Split
+    from ..library.records import Split
 
 __all__ = ["NARROW", "SIDES", "grid", "many", "table"]
 
@@ -27,6 +28,8 @@ WHOLE: Final = {"id": 10, "when": 10, "week": 10}
 
 def table(*columns: str) -> Table:
     """A table without lines; as wide as the terminal where it holds questions."""
+    from rich.table import Table
+
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
         made.add_column(
@@ -43,6 +46,8 @@ def table(*columns: str) -> Table:
 
 def grid() -> Table:
     """Names, dim, and what they stand for."""
+    from rich.table import Table
+
     made = Table.grid(padding=(0, 2, 0, 0))
     made.add_column(style="dim")
     made.add_column()

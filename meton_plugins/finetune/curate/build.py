@@ -24,19 +24,17 @@ from ..settings import BuildSettings
 from ..turn import Message
 from .duplicates import compare
 from .duplicates import said as compared
+from .frozen import NAMES
 from .funnel import Funnel, sift
 from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, SourceEntry, TokenStats, read_manifest
 from .rows import PLAIN, plain_rows, prompt, rows, said
 from .sources import Source, check_sources, source_of, times
 from .split import assign, named
 
-__all__ = ["NAMES", "CountTokens", "Plan", "build", "deciding", "plan", "rows_of"]
+__all__ = ["CountTokens", "Plan", "build", "deciding", "plan", "rows_of"]
 
 #: Tokens of each chat, as a base's tokenizer and chat template count them.
 CountTokens = Callable[[list[list[Message]]], list[int]]
-
-#: Folder of files that each hold the id of the dataset they are named after.
-NAMES: Final = "names"
 
 #: A build that was killed leaves its folder; one this old is no living build's.
 STALE_SECONDS: Final = 3600

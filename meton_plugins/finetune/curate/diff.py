@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -10,8 +9,9 @@ from pydantic import BaseModel
 
 from ..library.records import Split
 from ..turn import Message
-from .dataset import Dataset
+from .frozen import Dataset
 from .manifest import FILES, Manifest, Row
+from .rows import question_of
 
 __all__ = ["Change", "DatasetDiff", "Item", "Side", "compare"]
 
@@ -32,8 +32,6 @@ RESULT: Final = frozenset(
         "redacted",
     )
 )
-#: The user's own words in the prompt that `form.prompt` makes.
-_QUESTION: Final = re.compile(r"^User Query: (.*?)(?:\n\nPrevious Tool Calls:|\n\nReply with THOUGHT|\Z)", re.S | re.M)
 
 
 class Change(BaseModel):
@@ -133,9 +131,8 @@ def _number(rows: Iterable[list[Row]]) -> int:
 
 
 def _question(messages: list[Message]) -> str:
-    asked = next((message.content for message in reversed(messages) if message.role == "user"), "")
-    found = _QUESTION.search(asked)
-    return " ".join((found[1] if found else asked).split())
+    text = next((message.content for message in reversed(messages) if message.role == "user"), "")
+    return " ".join(question_of(text).split())
 
 
 def _recipe(a: Manifest, b: Manifest) -> list[Change]:

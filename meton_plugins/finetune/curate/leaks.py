@@ -17,9 +17,10 @@ from .. import form
 from ..errors import FinetuneError
 from ..library.records import Split
 from ..turn import Message
-from .dataset import load
 from .duplicates import Said, compare
+from .frozen import load
 from .manifest import PAIRS, Row
+from .rows import question_of
 from .split import SIDES
 
 __all__ = ["ALIKE", "Leak", "Leaks", "Place", "find"]
@@ -146,7 +147,7 @@ def _read(number: int, place: Place) -> list[_Seen]:
 
 def _asked(messages: Sequence[Message]) -> str:
     question = next((message.content for message in reversed(messages) if message.role == "user"), "")
-    return form.asked(question).partition("\n\nTool results:\n- ")[0]
+    return question_of(question)
 
 
 def _answered(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any, Final, Literal
 from ..errors import DataError, NotFound, UsageError
 from ..formats.chat import Chat, Said, plain
 from ..formats.writing import write
+from ..gguf.inspect import sha256_of
 from ..library.records import Split
 from ..paths import private_dir, replacing, write_json
 from ..turn import Message
@@ -27,8 +27,6 @@ FORMATS: Final = ("llama", "alpaca", "chat", "messages", "sharegpt", "completion
 
 #: Beside the datasets: the hash of each file that was written out, so that our own may be replaced.
 OUTPUTS: Final = "outputs.json"
-
-CHUNK: Final = 1 << 20
 
 
 @dataclass
@@ -50,7 +48,7 @@ def check_output(datasets: Path, output: Path, force: bool = False) -> Path:
         return path
     if not path.is_file():
         raise UsageError(f"{path} is no ordinary file: name another for --output.")
-    if not force and _known(datasets).get(str(path)) != _digest(path):
+    if not force and _known(datasets).get(str(path)) != sha256_of(path):
         raise UsageError(f"{path} is there already, and was not written from a dataset: say --force to replace it.")
     return path
 
@@ -88,7 +86,7 @@ def write_output(
 
 def remember(datasets: Path, output: Path) -> None:
     """Note that `output` was written for the user: it is not ours to change, and what it says is out of our reach."""
-    write_json(private_dir(datasets) / OUTPUTS, {**_known(datasets), str(output.resolve()): _digest(output)})
+    write_json(private_dir(datasets) / OUTPUTS, {**_known(datasets), str(output.resolve()): sha256_of(output)})
 
 
 def outputs(datasets: Path) -> list[Path]:
@@ -129,11 +127,3 @@ def _known(datasets: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ from ..library import Forgotten
 from ..library.records import content_mark, settled
 from ..paths import replacing, replacing_path, write_json
 from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Redaction, read_manifest
-from .rows import PLAIN
+from .rows import PLAIN, question_of
 
 __all__ = ["held", "redact"]
 
@@ -33,7 +33,6 @@ TELLING: Final = 40
 _HALF_PLACEHOLDER: Final = re.compile(r"<[A-Z_]*\d*\Z")
 #: A line as a build writes it; in other lines the id and the session may be anywhere.
 _HEAD: Final = re.compile(rb'\{"id": "([^"\\]*)", "session": "([^"\\]*)"')
-_RESULTS: Final = "\n\nTool results:\n"
 
 
 def held(folder: Path, what: Forgotten) -> dict[str, int]:
@@ -167,7 +166,7 @@ class _Finder:
             return False
         texts = [str(message.get("content", "")) for message in messages if isinstance(message, dict)]
         asked = "messages" in value and len(texts) > 1
-        if asked and content_mark(_question(texts[-2]), _answer(texts[-1])) in self._what.marks:
+        if asked and content_mark(question_of(texts[-2]), _answer(texts[-1])) in self._what.marks:
             return True
         turns = self._pieces.get(str(value.get("session")))
         if not turns:
@@ -186,11 +185,6 @@ def _anchor(answer: str) -> bytes | None:
 def _example(value: dict[str, Any]) -> str:
     """The id of the example that a line is of; a row of one of its model calls is called `<id>#<number>`."""
     return str(value.get("id", "")).partition("#")[0]
-
-
-def _question(text: str) -> str:
-    """What was asked, of a row's last question."""
-    return form.asked(text).partition(_RESULTS)[0]
 
 
 def _answer(text: str) -> str:

@@ -13,11 +13,14 @@ from ..settings import BuildSettings
 from ..turn import Message, ToolUse
 from .manifest import Row
 
-__all__ = ["PLAIN", "plain_rows", "prompt", "rows", "said"]
+__all__ = ["PLAIN", "plain_rows", "prompt", "question_of", "rows", "said"]
 
 
 #: Ends the id of a row that says an answer once more as a plain chat.
 PLAIN: Final = "#plain"
+
+#: Before what tools gave, in a plain chat's question.
+_RESULTS: Final = "\n\nTool results:\n"
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,13 @@ def prompt(example: Example, settings: BuildSettings, tools: Sequence[ToolUse] |
     question = example.question
     if seen:
         results = "\n".join(f"- {tool.name}: {tool.output[: form.TOOL_LIMIT]}" for tool in seen)
-        question = f"{question}\n\nTool results:\n{results}"
+        question = f"{question}{_RESULTS}{results}"
     return [*system, *context, Message(role="user", content=question)]
+
+
+def question_of(text: str) -> str:
+    """The question alone, in what `prompt` asks last."""
+    return form.asked(text).partition(f"{_RESULTS}- ")[0]
 
 
 def said(answer: str, settings: BuildSettings) -> str:

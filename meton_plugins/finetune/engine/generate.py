@@ -15,7 +15,7 @@ from ..gguf.rows import prompt_tokens
 from .library import Library
 from .model import Decoder, Model
 
-__all__ = ["generate", "pace"]
+__all__ = ["adapter_of", "generate", "pace"]
 
 Emit = Callable[..., None]
 Wanted = Callable[[], "str | None"]
@@ -42,7 +42,7 @@ def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
         room = max(len(prompt) for prompt in prompts) + limit
         total = common + sum(len(prompt) - common + limit for prompt in prompts)
         done = 0
-        with Decoder(model, room, job["threads"], _path(job.get("adapter")), batch=BATCH) as decoder:
+        with Decoder(model, room, job["threads"], adapter_of(job), batch=BATCH) as decoder:
             if common:
                 decoder.read(prompts[0][:common], lambda read: emit("progress", done=read, total=total))
                 done = common
@@ -126,5 +126,6 @@ def _common(prompts: Sequence[Sequence[int]]) -> int:
     return shared if len(prompts) > 1 else 0
 
 
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
+def adapter_of(job: dict[str, Any]) -> Path | None:
+    """The adapter that a job names."""
+    return Path(job["adapter"]) if job.get("adapter") else None

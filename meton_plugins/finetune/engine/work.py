@@ -19,7 +19,7 @@ from ..gguf.rows import Row, build_rows
 from ..gguf.tiny import make_tiny
 from .adamw import AdamW
 from .file_types import FILE_TYPES
-from .generate import generate, pace
+from .generate import adapter_of, generate, pace
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
@@ -90,7 +90,7 @@ def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
             raise EngineError(f"{job['file']} holds no example that fits --ctx-size {job['ctx_size']}.")
         longest = max(row.length for row in rows)
         total = 0.0
-        with Decoder(model, longest, job["threads"], _path(job.get("adapter"))) as decoder:
+        with Decoder(model, longest, job["threads"], adapter_of(job)) as decoder:
             for done, row in enumerate(rows, 1):
                 losses = decoder.losses(row.tokens)
                 total += float(losses[row.trained[1:]].sum())
@@ -138,10 +138,6 @@ def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
             f"The engine trains wrongly on this machine (loss {first:.4f} to {last:.4f}, drift {drift:.1e})."
         )
     emit("result", first_loss=first, last_loss=last, gradient_drift=drift)
-
-
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None
 
 
 JOBS: Final[dict[str, Callable[[Library, dict[str, Any], Emit, Wanted], None]]] = {

@@ -59,29 +59,20 @@ class Reading(LibraryFile):
         `search` looks in question, answer and correction, whatever the letters' case; `session` is the beginning of
         one; `before` an ISO time, which examples without a time are never before.
         """
-        where = ["1"]
-        values: list[str | int] = []
-        if unrated:
-            where.append("score IS NULL")
-        if search:
-            where.append("(holds(question, ?) OR holds(answer, ?) OR holds(coalesce(correction, ''), ?))")
-            values += [search.casefold()] * 3
-        if session is not None:
-            where.append("substr(session, 1, ?) = ?")
-            values += [len(session), session]
-        if tag is not None:
-            where.append("EXISTS (SELECT 1 FROM tags WHERE example = id AND tag = ?)")
-            values.append(tag)
-        if before is not None:
-            where.append("at != '' AND at < ?")
-            values.append(before)
-        query = f"SELECT {_COLUMNS} FROM examples WHERE {' AND '.join(where)} ORDER BY at DESC, rowid DESC LIMIT ?"
+        where, values = _where(unrated, search, session, tag, before)
+        query = f"SELECT {_COLUMNS} FROM examples WHERE {where} ORDER BY at DESC, rowid DESC LIMIT ?"
         with self._reading() as connection:
             rows = connection.execute(query, [*values, -1 if limit is None else limit]).fetchall()
             if not steps:
                 return [_example(row) for row in rows]
             said, offered = steps_of(connection), Offered(connection)
             return [_example(row, said.get(row[0], ()), offered[row[0]]) for row in rows]
+
+    def count(self, *, unrated: bool = False, search: str | None = None, tag: str | None = None) -> int:
+        """How many examples `find` would give of these without a limit."""
+        where, values = _where(unrated, search, None, tag, None)
+        with self._reading() as connection:
+            return int(connection.execute(f"SELECT count(*) FROM examples WHERE {where}", values).fetchone()[0])
 
     def search(self, text: str, limit: int = 20) -> list[searching.Hit]:
         """The examples that hold every word of `text`, or parts of words, the best match first."""
@@ -178,6 +169,29 @@ class Reading(LibraryFile):
             splits=splits,
             models=models,
         )
+
+
+def _where(
+    unrated: bool, search: str | None, session: str | None, tag: str | None, before: str | None
+) -> tuple[str, list[str | int]]:
+    """What `find` and `count` ask for, in SQL, and the values in it."""
+    where = ["1"]
+    values: list[str | int] = []
+    if unrated:
+        where.append("score IS NULL")
+    if search:
+        where.append("(holds(question, ?) OR holds(answer, ?) OR holds(coalesce(correction, ''), ?))")
+        values += [search.casefold()] * 3
+    if session is not None:
+        where.append("substr(session, 1, ?) = ?")
+        values += [len(session), session]
+    if tag is not None:
+        where.append("EXISTS (SELECT 1 FROM tags WHERE example = id AND tag = ?)")
+        values.append(tag)
+    if before is not None:
+        where.append("at != '' AND at < ?")
+        values.append(before)
+    return " AND ".join(where), values
 
 
 def one(connection: sqlite3.Connection, name: str) -> Example:

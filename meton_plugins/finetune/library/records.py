@@ -26,6 +26,7 @@ __all__ = [
     "identity",
     "score_of",
     "settled",
+    "tag_of",
 ]
 
 Split = Literal["train", "validation", "heldout"]
@@ -38,6 +39,9 @@ CANDIDATE: Final = 3
 
 #: How the session of an imported chat begins: nobody held it here.
 IMPORTED: Final = "import-"
+
+#: A tag is one word: it is typed after a plus or a minus, and joined to others in one line.
+_TAG: Final = re.compile(r"[^\W_][\w.:/-]{0,39}")
 
 _PLACEHOLDER_NUMBER: Final = re.compile(r"(<[A-Z_]+_)\d+>")
 
@@ -140,6 +144,17 @@ def score_of(word: str) -> int:
     if len(word) == 1 and word in "12345":
         return int(word)
     raise UsageError(f"A rating is good, bad or a number from 1 to 5, not {word[:40]!r}.")
+
+
+def tag_of(word: str) -> str:
+    """`word` as a tag, in small letters; UsageError where it cannot be one."""
+    word = word.lower()
+    if not _TAG.fullmatch(word):
+        raise UsageError(
+            f"{word[:40]!r} cannot be a tag: use up to 40 letters, digits, '_', '.', ':', '/' or '-', beginning with a "
+            "letter or digit."
+        )
+    return word
 
 
 def _settled(text: str) -> str:

@@ -11,7 +11,7 @@ from .forgetting import Forgotten
 from .index import tidy
 from .intake import digest, now, take
 from .reading import Reading, one
-from .records import Example, Split, content_mark
+from .records import IMPORTED, Example, Split, content_mark
 from .schema import copies
 
 __all__ = ["Library"]
@@ -47,12 +47,15 @@ class Library(Reading):
         with self._writing() as connection:
             connection.execute("INSERT OR IGNORE INTO taken_feedback VALUES (?)", (name,))
 
-    def rate(self, ids: Sequence[str], score: int) -> list[Example]:
-        """Give examples a score from 1 to 5; NotFound, and nothing rated, where one of them is unknown."""
+    def rate(self, ids: Sequence[str], score: int | None) -> list[Example]:
+        """Give examples a score from 1 to 5, or take theirs back (None); NotFound, and nothing rated, where one of
+        them is unknown.
+        """
         with self._writing() as connection:
             found = [one(connection, name).id for name in ids]
             connection.executemany(
-                "UPDATE examples SET score = ?, rated_at = ? WHERE id = ?", [(score, now(), name) for name in found]
+                "UPDATE examples SET score = ?, rated_at = ? WHERE id = ?",
+                [(score, None if score is None else now(), name) for name in found],
             )
             return [one(connection, name) for name in found]
 
@@ -72,6 +75,25 @@ class Library(Reading):
             connection.execute(
                 "UPDATE examples SET correction = ?, score = 5, rated_at = ? WHERE id = ?",
                 (correction, now(), example.id),
+            )
+            return one(connection, example.id)
+
+    def unfix(self, name: str) -> Example:
+        """Take the correction of an example back. It is unrated then: its score was that of the correction.
+
+        DataError where there is none, or where the example was imported: a pair's other answer is known to be worse.
+        """
+        with self._writing() as connection:
+            example = one(connection, name)
+            if example.correction is None:
+                raise DataError(f"The example {example.id} has no correction to take back.")
+            if example.session.startswith(IMPORTED):
+                raise DataError(
+                    f"The example {example.id} was imported, and its own answer may be the worse one of a pair: "
+                    "rate it bad, or fix it with other words."
+                )
+            connection.execute(
+                "UPDATE examples SET correction = NULL, score = NULL, rated_at = NULL WHERE id = ?", (example.id,)
             )
             return one(connection, example.id)
 

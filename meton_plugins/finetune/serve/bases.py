@@ -12,7 +12,7 @@ from .names import full_name
 if TYPE_CHECKING:
     from .ollama import Server, Show
 
-__all__ = ["Base", "resolve_base"]
+__all__ = ["Base", "find_base", "resolve_base"]
 
 
 class Base(NamedTuple):
@@ -21,6 +21,14 @@ class Base(NamedTuple):
     path: Path
     name: str | None = None
     show: Show | None = None
+
+
+def find_base(text: str, ollama_host: str | None) -> Base:
+    """As `resolve_base`, with the server at `ollama_host`, by default where OLLAMA_HOST says."""
+    from .ollama import Server
+
+    with Server(ollama_host) as server:
+        return resolve_base(text, server)
 
 
 def resolve_base(text: str, server: Server | None) -> Base:

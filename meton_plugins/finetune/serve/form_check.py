@@ -81,7 +81,7 @@ def check(asked: Sequence[Asked], base: Speaker, tuned: Speaker) -> FormCheck:
         return FormCheck(
             prompts=count,
             verdict="too little data",
-            reason=f"{count} prompts are fewer than {FEWEST}: chat on in Meton",
+            reason=f"{'1 prompt is' if count == 1 else f'{count} prompts are'} fewer than {FEWEST}: chat on in Meton",
         )
     texts = [one.prompt for one in asked]
     before = [form.keeps(answer) for answer in base(texts)]

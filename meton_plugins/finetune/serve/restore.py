@@ -61,14 +61,17 @@ def restore(home: Home, source: Path, *, force: bool = False, progress: Progress
     """
     root = home.root.resolve()
     occupied = _occupied(root)
-    if occupied and not force:
-        raise UsageError(f"{root} holds data already: add --force to put the backup in its place and keep it beside.")
-    busy = next((run for run in all_runs(home.runs) if run.alive), None)
-    if busy is not None:
-        raise BusyError(f"The run {busy.name} is at work in {root}: stop it first with /finetune stop {busy.name}.")
-    root.parent.mkdir(parents=True, exist_ok=True)
     with _opened(source) as archive:
+        # Before --force is asked for: with no backup to put there it would not help.
         record = _checked(archive, source)
+        if occupied and not force:
+            raise UsageError(
+                f"{root} holds data already: add --force to put the backup in its place and keep it beside."
+            )
+        busy = next((run for run in all_runs(home.runs) if run.alive), None)
+        if busy is not None:
+            raise BusyError(f"The run {busy.name} is at work in {root}: stop it first with /finetune stop {busy.name}.")
+        root.parent.mkdir(parents=True, exist_ok=True)
         room = shutil.disk_usage(root.parent).free
         size = sum(entry.bytes for entry in record.files)
         if size > room:
