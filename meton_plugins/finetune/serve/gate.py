@@ -31,6 +31,8 @@ Verdict = Literal["pass", "fail", "too little data", "not measurable"]
 ORDER: Final[tuple[Verdict, ...]] = ("fail", "not measurable", "too little data", "pass")
 
 
+#: 1.05 / 1 - 1 is a little more than 0.05.
+TINY: Final = 1e-9
 AGAINST_HOLDER: Final = "not worse than the slot's"
 
 
@@ -49,7 +51,7 @@ class Gate(BaseModel):
 
     model: str
     base: str
-    holder: str | None
+    holder: str | None = None
     heldout: int
     lines: list[Line]
 
@@ -104,17 +106,17 @@ def _spoken(seen: Interval) -> str:
 
 
 def keeps_form(check: FormCheck, settings: GateSettings) -> Line:
-    """Meton can read its answers as often as the base's."""
-    threshold = f"falls by at most {settings.form_fall:g} points"
-    if check.verdict in ("too little data", "not measurable"):
-        verdict: Verdict = "too little data" if check.verdict == "too little data" else "not measurable"
-        return Line(name="keeps Meton's form", verdict=verdict, found=check.reason, threshold=threshold)
+    """Meton can read its answers as often as the base's; a base that never keeps the form leaves nothing to lose."""
+    name, threshold = "keeps Meton's form", f"falls by at most {settings.form_fall:g} points"
+    if check.verdict == "too little data":
+        return Line(name=name, verdict="too little data", found=check.reason, threshold=threshold)
     fall = 100 * (check.base - check.tuned) / check.prompts
+    never = check.verdict == "not measurable"
     return Line(
-        name="keeps Meton's form",
-        verdict="pass" if fall <= settings.form_fall else "fail",
-        number=fall,
-        found=f"{check.tuned} of {check.prompts} answers, the base {check.base}",
+        name=name,
+        verdict="pass" if never or fall <= settings.form_fall else "fail",
+        number=None if never else fall,
+        found=check.reason if never else f"{check.tuned} of {check.prompts} answers, the base {check.base}",
         threshold=threshold,
     )
 
@@ -141,7 +143,7 @@ def forgetting(new: Mapping[str, Loss], base: Mapping[str, Loss], settings: Gate
     rise = _mean(new, names) / before - 1
     return Line(
         name="forgets little",
-        verdict="pass" if rise <= settings.forgetting else "fail",
+        verdict="pass" if rise <= settings.forgetting + TINY else "fail",
         number=rise,
         found=f"loss on {len(names)} of the base's own answers {before:.3f} → {_mean(new, names):.3f} ({rise:+.1%})",
         threshold=threshold,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,6 +18,7 @@ from . import form_check, tools_check
 from .bases import resolve_base
 from .canary import canary
 from .contender import Chat, Contender, base_of, tuned_of
+from .form_check import Asked
 from .gate import (
     Gate,
     Line,
@@ -105,7 +106,7 @@ def run_trial(
         lines.append(against_base(new, old, settings))
         if holder is not None:
             lines.append(_against_holder(home, holder, _Trial(base, chats, ctx_size, new, old), settings, tell))
-    lines += _manners(home, base, tuned, settings, tell)
+    lines += _manners(home, base, tuned, chats, settings, tell)
     said = canary(home, base.sha256, _plain(base, CANARY_TOKENS, partial(tell, "the base's own answers")))
     canaries = [contender._replace(system="") for contender in (tuned, base)]
     sung = [one.losses(home, said, ctx_size, partial(tell, "what it remembers")) if said else {} for one in canaries]
@@ -148,11 +149,15 @@ def _against_holder(home: Home, holder: Holder, trial: _Trial, settings: GateSet
     return against_holder(trial.new, held, settings)
 
 
-def _manners(home: Home, base: Contender, tuned: Contender, settings: GateSettings, tell: Tell) -> list[Line]:
-    """Form and tools, in Meton's own instructions where they were ever heard."""
+def _manners(
+    home: Home, base: Contender, tuned: Contender, chats: Sequence[Chat], settings: GateSettings, tell: Tell
+) -> list[Line]:
+    """Form and tools, in Meton's own instructions; where they were never heard, in the short ones of training."""
     with Library(home.library) as library:
         instructions = library.newest_instructions()
         asked = form_check.prompts(library, PROMPTS)
+    if instructions is None:
+        asked = [Asked(name, said, said) for name, said in _last_said(chats)][:PROMPTS]
 
     def speaker(one: Contender, what: str, limit: int, until: str) -> form_check.Speaker:
         return one.speaker(limit, until=until, progress=partial(tell, f"{what}, {'base' if one is base else 'tuned'}"))
@@ -160,6 +165,11 @@ def _manners(home: Home, base: Contender, tuned: Contender, settings: GateSettin
     form = form_check.check(asked, *(speaker(one, "form", FORM_TOKENS, form_check.UNTIL) for one in (base, tuned)))
     before, after = (speaker(one, "tools", TOOL_TOKENS, tools_check.UNTIL) for one in (base, tuned))
     return [keeps_form(form, settings), uses_tools(tools_check.check(before, after, instructions))]
+
+
+def _last_said(chats: Sequence[Chat]) -> Iterator[tuple[str, str]]:
+    for name, messages in chats:
+        yield name, next(str(m["content"]) for m in reversed(messages) if m["role"] == "user")
 
 
 def _plain(one: Contender, limit: int, progress: Callable[[int, int], None]) -> form_check.Speaker:
