@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from support.host import RecordingHost, Slots
+from support.runs import Bench
 
 from meton_plugins.finetune import form
+from meton_plugins.finetune.commands import model_register
+from meton_plugins.finetune.curate import dataset as datasets
 from meton_plugins.finetune.engine.jobs import Loss
+from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.serve import tools_check
 from meton_plugins.finetune.serve.bootstrap import difference
@@ -30,9 +36,14 @@ from meton_plugins.finetune.serve.gate import (
     uses_tools,
 )
 from meton_plugins.finetune.serve.heldout import by_example, heldout
+from meton_plugins.finetune.serve.subject import find_subject
 from meton_plugins.finetune.serve.tools_check import REQUESTS, ToolsCheck
-from meton_plugins.finetune.settings import GateSettings
+from meton_plugins.finetune.serve.trial import find_holder, run_trial
+from meton_plugins.finetune.settings import BuildSettings, GateSettings
 from meton_plugins.finetune.train.runs import Run
+from meton_plugins.finetune.turn import Turn
+
+pytest_plugins = ["support.run_fixtures"]
 
 SETTINGS = GateSettings()
 
@@ -267,3 +278,106 @@ def test_nothing_that_an_ancestor_learned_judges(tmp_path: Path) -> None:
 def test_the_rows_of_an_example_are_one() -> None:
     found = by_example({"a#1": Loss(2.0, 4), "a#2": Loss(3.0, 6), "b": Loss(1.0, 1)})
     assert found == {"a": Loss(5.0, 10), "b": Loss(1.0, 1)}
+
+
+# Real models
+
+
+@pytest.fixture
+def judged(bench: Bench) -> Bench:
+    """The bench with a dataset of which 26 examples are held out."""
+    turns = [
+        Turn(
+            session=f"s{number}",
+            at=f"2026-01-01T{number // 60:02}:{number % 60:02}:00",
+            question=f"What is number {number}?",
+            answer=f"It is {number * 7}, as all know.",
+        )
+        for number in range(80)
+    ]
+    with Library(bench.home.library) as library:
+        new, _ = library.add(turns)
+        library.rate(new, 5)
+        library.tag(new[:26], add=["judge"])
+        manifest = datasets.build(
+            library, BuildSettings(form="plain", context_turns=0, heldout="judge"), bench.home.datasets
+        )
+    bench.dataset = bench.home.datasets / manifest.id
+    return bench
+
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+def test_a_good_run_passes_and_a_bad_one_does_not(judged: Bench) -> None:
+    home = judged.home
+    good = judged.train("good", epochs=1, learning_rate=3e-4, lora_rank=8)
+    found = run_trial(home, find_subject(home, "good"), "good", None, SETTINGS, silent)
+    assert [(line.name, line.verdict) for line in found.lines] == [
+        ("better than its base", "pass"),
+        ("keeps Meton's form", "pass"),
+        ("calls tools", "pass"),
+        ("forgets little", "pass"),
+    ], found
+    assert found.passed
+    assert found.heldout == 26
+    kept = json.loads((home.models / "good" / "gate.json").read_text())
+    assert Gate.model_validate(kept) == found
+
+    # One that hardly learned is no better than chance, and worse than the good one in the slot.
+    judged.train("weak", epochs=1, learning_rate=1e-9, lora_rank=8)
+    holder = find_holder(home, None, str(judged.base), find_subject(home, "good"))
+    assert holder.contender is not None
+    holding = holder.contender._replace(adapter=good.adapter(), sha256="the good one")
+    found = run_trial(
+        home, find_subject(home, "weak"), "weak", holder._replace(contender=holding, run=good), SETTINGS, silent
+    )
+    assert {line.name: line.verdict for line in found.lines}["not worse than the slot's"] == "fail", found
+    assert found.verdict == "fail"
+
+    # One that learned far too fast has forgotten what its base said.
+    judged.train("bad", epochs=1, learning_rate=0.1, lora_rank=8)
+    found = run_trial(home, find_subject(home, "bad"), "bad", None, SETTINGS, silent)
+    assert {line.name: line.verdict for line in found.lines}["forgets little"] == "fail", found
+
+
+def test_what_was_measured_is_not_measured_again(judged: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged.train("one", epochs=1)
+    home = judged.home
+    first = run_trial(home, find_subject(home, "one"), "one", None, SETTINGS, silent)
+    monkeypatch.setattr("meton_plugins.finetune.engine.jobs.losses", lambda *_a, **_k: pytest.fail("measured twice"))
+    assert run_trial(home, find_subject(home, "one"), "one", None, SETTINGS, silent) == first
+
+
+def test_few_held_out_examples_decide_nothing(bench: Bench, trained: Run) -> None:
+    found = run_trial(bench.home, find_subject(bench.home, "one"), "one", None, SETTINGS, silent)
+    assert found.verdict in ("fail", "too little data")
+    assert found.lines[0].verdict == "too little data"
+    assert re.match(r"\d held-out examples? (is|are) fewer than 20", found.lines[0].found)
+
+
+def test_a_holder_that_the_server_does_not_have_leaves_nothing_to_lose(bench: Bench, trained: Run) -> None:
+    class Empty:
+        def exists(self, name: str) -> bool:
+            return False
+
+    subject = find_subject(bench.home, "one")
+    holder = find_holder(bench.home, Empty(), "qwen:7b", subject)  # type: ignore[arg-type]
+    assert (holder.contender, holder.gone) == (None, True)
+    unknown = find_holder(bench.home, None, "qwen:7b", subject)
+    assert (unknown.contender, unknown.gone) == (None, False)
+
+
+def test_gate_as_it_is_typed(bench: Bench, trained: Run) -> None:
+    host = RecordingHost(bench.home.root, slots=Slots({"primary": "a:b"}))
+    assert model_register.make(host).run("gate one") == 1
+    assert "The gate for one, on" in host.output
+    assert "? better than its base" in host.output
+    host.clear()
+    host.json = True
+    assert model_register.make(host).run("gate one") == 1
+    assert host.last_json()["verdict"] in ("fail", "too little data")
+    host.clear()
+    assert model_register.make(host).run("gate nothing") == 1
+    assert "There is no run 'nothing'" in host.last_json()["error"]

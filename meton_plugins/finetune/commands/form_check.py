@@ -53,7 +53,7 @@ def form_check(host: Host, given: argparse.Namespace) -> int:
     workers = cost.threads if cost is not None else 0
     with bar(host) as tell:
         base, tuned = (
-            one.speaker(given.limit, until=UNTIL, workers=workers, progress=partial(tell, name))
+            one._replace(workers=workers).speaker(given.limit, until=UNTIL, progress=partial(tell, name))
             for name, one in (("base", base_of(subject)), ("tuned", tuned_of(subject, subject.run.name)))
         )
         found = check(asked, base, tuned)

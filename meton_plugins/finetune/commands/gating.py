@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..errors import FinetuneError, GateError
+from ..errors import FinetuneError, GateError, UsageError
 from .edge import note, say, show_json
 from .places import home_of, server_of
 from .progress import bar
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..serve.ollama import Server
     from ..serve.subject import Subject
 
-__all__ = ["gate", "pass_gate"]
+__all__ = ["Passage", "gate", "pass_gate"]
 
 MARKS: Final = {"pass": ("✓", "green"), "fail": ("✗", "red")}
 #: Neither: it was not measured, or there is too little to measure.
@@ -37,8 +37,17 @@ def gate(host: Host, given: argparse.Namespace) -> int:
     return 0 if found.passed else 1
 
 
-def pass_gate(host: Host, server: Server, store: SlotStore, model: str, slot: str, *, force: bool, yes: bool) -> str:
-    """Let `model` through to `slot`, or raise GateError. What the history should say of it: `` or how it came through.
+class Passage(NamedTuple):
+    """How a model came through the gate, for the history; `agreed`: the user has been asked already."""
+
+    how: str = ""
+    agreed: bool = False
+
+
+def pass_gate(
+    host: Host, server: Server, store: SlotStore, model: str, slot: str, *, force: bool, yes: bool
+) -> Passage:
+    """Let `model` through to `slot`, or raise GateError.
 
     A model that is none of ours was chosen by the user, and no gate is asked.
     """
@@ -46,34 +55,37 @@ def pass_gate(host: Host, server: Server, store: SlotStore, model: str, slot: st
     from ..serve.subject import find_subject
 
     if not any(model in (made.tag, made.alias) for made in list_registered(home_of(host))):
-        return ""
+        return Passage()
     try:
         subject = find_subject(home_of(host), model)
     except FinetuneError as error:
-        if force:
-            return "forced: not measurable"
-        raise GateError(
-            f"{model} cannot be put through the gate: {error.sentence} --force promotes it all the same."
-        ) from error
+        return _forced(host, model, slot, "not measurable", error.sentence, force=force, yes=yes)
     found = _measured(host, server, subject, model, slot if slot in store.read() else None)
     if not host.json:
         _show(host, found)
     if found.passed:
-        return "passed the gate"
-    reasons = ", ".join(line.name for line in found.lines if line.verdict != "pass")
+        return Passage("passed the gate")
+    missed = ", ".join(line.name for line in found.lines if line.verdict != "pass")
+    return _forced(host, model, slot, found.verdict, f"not shown: {missed}.", force=force, yes=yes)
+
+
+def _forced(host: Host, model: str, slot: str, verdict: str, reason: str, *, force: bool, yes: bool) -> Passage:
     if not force:
         raise GateError(
-            f"{model} does not pass the gate ({found.verdict}: {reasons}), so {slot} stays as it is; "
+            f"{model} does not pass the gate ({verdict}), so {slot} stays as it is; {reason} "
             "--force promotes it all the same."
         )
-    if not yes:
-        for question in (
-            f"{model} does not pass the gate ({found.verdict}). Put it into {slot} all the same?",
-            f"Really? {reasons}: nothing shows that it is better.",
-        ):
-            if not host.ask(question):
-                raise GateError(f"{model} does not pass the gate, so {slot} stays as it is.")
-    return f"forced: {found.verdict} ({reasons})"
+    questions = (
+        f"{model} does not pass the gate ({verdict}). Put it into {slot} all the same?",
+        f"Really? {reason} Nothing shows that it is better than what {slot} holds.",
+    )
+    for question in () if yes else questions:
+        answer = host.ask(question)
+        if answer is None:
+            raise UsageError(f"Nobody can be asked here whether {slot} may change: add --yes to do it.")
+        if not answer:
+            raise GateError(f"{model} does not pass the gate, so {slot} stays as it is.")
+    return Passage(f"forced: {verdict}", agreed=True)
 
 
 def _measured(host: Host, server: Server, subject: Subject, model: str, slot: str | None) -> Gate:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import ServerError, UsageError
 from .edge import note, say, show_json
 from .fallback import mend_fallback
-from .gating import pass_gate
+from .gating import Passage, pass_gate
 from .places import history_of, minute, server_of, store_of
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ def promote_asked(
     from ..serve import slots
 
     slot, why, old = given.slot, getattr(given, "why", "registered"), store.read().get(given.slot)
+    passage = Passage()
     if old != model and server.exists(model):
-        how = pass_gate(host, server, store, model, slot, force=given.force, yes=given.yes)
-        why = f"{why}, {how}" if how else why
-    if not given.yes:
+        passage = pass_gate(host, server, store, model, slot, force=given.force, yes=given.yes)
+        why = f"{why}, {passage.how}" if passage.how else why
+    if not (given.yes or passage.agreed):
         answer = host.ask(f"Put {model} into {slot} of {store.path}, in place of {old}?")
         if answer is None:
             raise UsageError(f"Nobody can be asked here whether {slot} may change: add --yes to do it.")

@@ -23,7 +23,10 @@ Progress = Callable[[int, int], None]
 
 
 class Contender(NamedTuple):
-    """`file` with `adapter`, read with `chat_template` and `system` before each chat. `sha256`: of all its files."""
+    """`file` with `adapter`, read with `chat_template` and `system` before each chat.
+
+    `sha256` stands for all of its files; `workers` is a number of threads, one a core by default.
+    """
 
     name: str
     file: Path
@@ -31,10 +34,11 @@ class Contender(NamedTuple):
     adapter: Path | None = None
     chat_template: str | None = None
     system: str = ""
+    workers: int = 0
 
-    def losses(self, home: Home, chats: Sequence[Chat], ctx_size: int, progress: Progress | None = None) -> dict[
-        str, Loss
-    ]:  # fmt: skip
+    def losses(
+        self, home: Home, chats: Sequence[Chat], ctx_size: int, progress: Progress | None = None
+    ) -> dict[str, Loss]:
         """What it loses on each answer, by id; measured once and kept in `<home>/judged/`."""
         said = json.dumps([self.sha256, self.chat_template, self.system, ctx_size, chats], sort_keys=True)
         path = private_dir(home.root / "judged") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
@@ -42,14 +46,12 @@ class Contender(NamedTuple):
         if kept is None:
             kept = jobs.losses(
                 self.file, chats, system=self.system, adapter=self.adapter, ctx_size=ctx_size,
-                chat_template=self.chat_template, progress=progress,
+                chat_template=self.chat_template, workers=self.workers, progress=progress,
             )  # fmt: skip
             write_json(path, kept)
         return kept
 
-    def speaker(
-        self, limit: int, *, until: str | None = None, workers: int = 0, progress: Progress | None = None
-    ) -> Speaker:
+    def speaker(self, limit: int, *, until: str | None = None, progress: Progress | None = None) -> Speaker:
         """A function that has it answer prompts, each with at most `limit` tokens."""
 
         def speak(texts: Sequence[str]) -> list[str]:
@@ -57,7 +59,7 @@ class Contender(NamedTuple):
             chats = [[*system, {"role": "user", "content": text}] for text in texts]
             return jobs.generate(
                 self.file, chats, limit=limit, adapter=self.adapter, chat_template=self.chat_template, until=until,
-                workers=workers, progress=progress,
+                workers=self.workers, progress=progress,
             )  # fmt: skip
 
         return speak

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..engine.jobs import Loss
+from ..engine.jobs import Loss, pace
 from ..errors import FinetuneError
 from ..gguf.inspect import fingerprint
 from ..library import Library
@@ -16,7 +16,7 @@ from ..settings import GateSettings
 from ..train.runs import Run, all_runs
 from . import form_check, tools_check
 from .bases import resolve_base
-from .canary import canary
+from .canary import QUESTIONS, canary
 from .contender import Chat, Contender, base_of, tuned_of
 from .form_check import Asked
 from .gate import (
@@ -91,7 +91,10 @@ def run_trial(
     home: Home, subject: Subject, name: str, holder: Holder | None, settings: GateSettings, tell: Tell
 ) -> Gate:
     """All lines of the gate for the model `name`, which is `subject`; kept in `<home>/models/<run>/gate.json`."""
-    base, tuned = base_of(subject), tuned_of(subject, name)
+    base = base_of(subject)
+    # Where others work too, one thread may be far faster than all.
+    workers = pace(base.file, [[{"role": "user", "content": QUESTIONS[0]}]], base.chat_template).threads
+    base, tuned = base._replace(workers=workers), tuned_of(subject, name)._replace(workers=workers)
     ctx_size = subject.run.record.settings.ctx_size
     others = [holder.run] if holder and holder.run else []
     chats = heldout(subject.run, ancestors(home, [subject.run, *others]))
@@ -145,6 +148,7 @@ def _against_holder(home: Home, holder: Holder, trial: _Trial, settings: GateSet
         )
     if one.sha256 == trial.base.sha256:
         return against_holder(trial.new, trial.old, settings)
+    one = one._replace(workers=trial.base.workers)
     held = by_example(one.losses(home, trial.chats, trial.ctx_size, partial(tell, "held-out answers, slot")))
     return against_holder(trial.new, held, settings)
 
