@@ -22,7 +22,7 @@ SCREEN = ("rich", "argparse", "prompt_toolkit")
 #: hosts, the doctor looks at one.
 HOST = {
     "collect": ("host.api",), "serve": ("host.api",), "commands": ("host.api", "host.errors"), "tools": ("host.api",),
-    "plugin": ("host.api",), "report": ("host.launch", "host.surface"),
+    "plugin": ("host.api", "host.errors"), "report": ("host.launch", "host.surface"),
     "shell": ("host.console", "host.environment", "host.errors", "host.install", "host.launch", "host.manifest"),
     "__main__": ("host", "host.console", "host.errors", "host.manifest"),
 }  # fmt: skip

@@ -130,7 +130,12 @@ def test_a_session(python: str, front: OllamaFront, share: Path, tmp_path: Path)
             found = re.search(r"Registered (\S+:v1-\S+)", registered)
             assert found, registered
             tuned = found[1]
-            chat.send(f"/model-register promote {tuned} --slot primary", r"\[y/N\] ")
+            # Two examples show nothing, and the gate says so.
+            assert "does not pass the gate (too little data)" in chat.send(
+                f"/model-register promote {tuned} --slot primary"
+            )
+            chat.send(f"/model-register promote {tuned} --slot primary --force", r"\[y/N\] ")
+            chat.send("y", r"\[y/N\] ")
             # Meton's own config.yaml names a fallback that few have.
             said = chat.send("y", r"\[y/N\] ")
             assert f"primary: {BASE} → {tuned}" in said

@@ -65,7 +65,7 @@ def run(host: RecordingHost, line: str) -> int:
 
 
 def test_register_promote_roll_back(host: RecordingHost, exported: Path) -> None:
-    assert run(host, "house --slot primary --yes --quant q8_0") == 0
+    assert run(host, "house --slot primary --yes --force --quant q8_0") == 0
     assert "Registered meton-house:v1-" in host.output
     assert "PARAMETER temperature 0.6 is overridden by Meton" in host.output
     assert "primary: big:32b → meton-house:v1-" in host.output
@@ -103,15 +103,16 @@ def test_the_newest_export_and_another_template(host: RecordingHost, exported: P
 
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
-    [(True, 0, "primary: big:32b →"), (False, 1, "primary keeps big:32b"), (None, 2, "add --yes")],
+    [(True, 0, "primary: big:32b →"), (False, 1, "so primary stays as it is"), (None, 2, "add --yes")],
     ids=["yes", "no", "nobody"],
 )
 def test_promoting_asks(host: RecordingHost, exported: Path, answer: bool | None, code: int, words: str) -> None:
-    host._answers = iter((answer,))
-    assert run(host, "house --slot primary") == code
+    host._answers = iter((answer, answer))
+    assert run(host, "house --slot primary --force") == code
     assert words in host.output
-    assert len(host.asked) == 1
-    assert "big:32b" in host.asked[0]
+    # What does not pass the gate is asked about twice.
+    assert len(host.asked) == (2 if answer else 1)
+    assert "does not pass the gate" in host.asked[0]
     assert host.slots is not None
     assert (host.slots.read()["primary"] == "big:32b") is (code != 0)
 
@@ -157,6 +158,18 @@ def test_a_file_by_its_path(host: RecordingHost, tmp_path: Path) -> None:
     make_tiny(tmp_path / "Mine.gguf")
     assert run(host, f"add {tmp_path / 'Mine.gguf'}") == 0
     assert "Registered meton-mine:v1-" in host.output
+
+
+def test_a_model_of_somebody_else_needs_no_gate(host: RecordingHost, exported: Path, url: str) -> None:
+    assert run(host, "add house --quant q8_0") == 0
+    with Server(url) as server:
+        server.copy("meton-house:latest", "theirs:7b")
+    host._answers = iter([True])
+    assert run(host, "promote theirs:7b --slot primary") == 0
+    assert "in place of big:32b?" in host.asked[0]
+    host.json = True
+    assert run(host, "history") == 0
+    assert host.last_json()[-1]["why"] == "promoted"
 
 
 def test_no_config(host: RecordingHost, exported: Path) -> None:
@@ -211,8 +224,11 @@ def test_a_missing_fallback_is_offered_the_base(host: RecordingHost, exported: P
     assert run(host, "list") == 0
     tag = next(row["model"] for row in host.last_json() if row["quant"] == "q4_k_m")
     host.json = False
-    host._answers = iter([True, agrees])
-    assert run(host, f"promote {tag} --slot primary") == 0
+    assert run(host, f"promote {tag} --slot primary") == 1
+    assert "does not pass the gate" in host.output
+    assert host.asked == []
+    host._answers = iter([True, True, agrees])
+    assert run(host, f"promote {tag} --slot primary --force") == 0
     assert host.asked[-1] == "The server lacks small:8b, which fallback holds. Put base:7b there?"
     assert host.slots is not None
     assert host.slots.read() == {"primary": tag, "fallback": "base:7b" if agrees else "small:8b"}
@@ -225,7 +241,7 @@ def test_a_missing_fallback_is_offered_the_base(host: RecordingHost, exported: P
 
 
 def test_a_missing_fallback_is_told_where_nobody_can_be_asked(host: RecordingHost, exported: Path, url: str) -> None:
-    assert run(host, "add house --slot primary --yes") == 0
+    assert run(host, "add house --slot primary --yes --force") == 0
     # Neither the base nor what the slot held before is on the server.
     assert "The server lacks small:8b, which fallback holds: `ollama pull small:8b`" in host.output
     assert host.slots is not None
@@ -233,5 +249,5 @@ def test_a_missing_fallback_is_told_where_nobody_can_be_asked(host: RecordingHos
     assert host.asked == []
     with Server(url) as server:
         server.copy("meton-house:latest", "small:8b")
-    assert run(host, "add house --slot primary --yes") == 0
+    assert run(host, "add house --slot primary --yes --force") == 0
     assert "The server lacks" not in host.output

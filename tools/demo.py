@@ -149,7 +149,7 @@ def swap(demo: Demo, tuned: Path, asked: list[dict[str, str]]) -> dict[str, Any]
         demo.type("model-register add demo --name demo")
         tag = demo.ask_json("model-register list")[-1]["model"]
         result["registered"] = tag
-        demo.type(f"--config config.yaml model-register promote {tag} --slot primary --yes")
+        demo.type(f"--config config.yaml model-register promote {tag} --slot primary --force --yes")
         result["swapped"] = f"primary: {tag}" in config.read_text(encoding="utf-8")
         for one in asked:
             reply = client.generate(tag, prompt(one["question"]), options={"temperature": 0, "num_predict": 120})

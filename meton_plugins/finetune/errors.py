@@ -8,6 +8,7 @@ __all__ = [
     "DataError",
     "EngineError",
     "FinetuneError",
+    "GateError",
     "ModelError",
     "NotFound",
     "ServerError",
@@ -62,3 +63,7 @@ class ServerError(FinetuneError):
 
 class BusyError(FinetuneError):
     """Somebody else is at work on this."""
+
+
+class GateError(FinetuneError):
+    """A tuned model did not show that it is better."""

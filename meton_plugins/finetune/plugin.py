@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..host.errors import HostError
 from . import tools
 from .collect.live import LiveTurns
 from .commands import dataset, export, finetune, model_register
@@ -46,11 +48,18 @@ def listener_for(host: Host) -> LiveTurns:
         return scrub(texts)
 
     def news() -> list[str]:
-        if not home.runs.is_dir():  # nothing is imported above the first prompt of somebody who never trained
-            return []
-        from .train.news import news
+        # Nothing is imported above the first prompt of somebody who never trained, or never swapped.
+        lines: list[str] = []
+        if home.runs.is_dir():
+            from .train.news import news
 
-        return news(home)
+            lines += news(home)
+        if home.history.exists() and host.slots is not None:
+            from .serve.probation import new_doubts
+
+            with contextlib.suppress(HostError):  # a broken config.yaml is told of where it matters
+                lines += new_doubts(home, host.slots.path, host.slots.read())
+        return lines
 
     def minutes(library: Library) -> str | None:
         from .train.news import time_to_train

@@ -20,6 +20,7 @@ else:
 
 __all__ = [
     "BuildSettings",
+    "GateSettings",
     "HarvestSettings",
     "ServeSettings",
     "Settings",
@@ -118,6 +119,22 @@ class ServeSettings(_Options):
     config: Path | None = Field(None, description="config.yaml whose slots are swapped; the host's by default")
 
 
+class GateSettings(_Options):
+    """What a tuned model has to show before it may take a slot. Losses are nats a token."""
+
+    fewest: int = Field(20, ge=5, le=10000, description="held-out examples without which nothing is decided")
+    against_base: float = Field(
+        0.0, ge=-10, le=10, description="the 95% interval of (new - base) must end below this, in nats a token"
+    )
+    against_holder: float = Field(
+        0.01, ge=-10, le=10, description="the 95% interval of (new - the slot's model) must end below this"
+    )
+    form_fall: float = Field(2.0, ge=0, le=100, description="points of a hundred that Meton's form may be kept less")
+    forgetting: float = Field(
+        0.05, ge=0, le=10, description="part by which the loss on the base's own answers may rise"
+    )
+
+
 class Settings(_Options):
     """settings.toml."""
 
@@ -126,6 +143,7 @@ class Settings(_Options):
     build: BuildSettings = BuildSettings()
     harvest: HarvestSettings = HarvestSettings()
     serve: ServeSettings = ServeSettings()
+    gate: GateSettings = GateSettings()
 
 
 def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,11 +13,10 @@ from .progress import bar, duration
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
     from ...host.api import Host
     from ..engine.jobs import Pace
-    from ..serve.form_check import FormCheck, Speaker
+    from ..serve.form_check import FormCheck
     from ..serve.subject import Subject
 
 __all__ = ["form_check"]
@@ -31,7 +30,8 @@ COLORS: Final = {"pass": "green", "fail": "red", "not measurable": "yellow", "to
 def form_check(host: Host, given: argparse.Namespace) -> int:
     """Ask base and tuned model the same held-out prompts and compare; 0 for a pass, 1 for anything else."""
     from ..library import Library
-    from ..serve.form_check import FEWEST, check, prompts
+    from ..serve.contender import base_of, tuned_of
+    from ..serve.form_check import FEWEST, UNTIL, check, prompts
     from ..serve.subject import find_subject
 
     if given.prompts < FEWEST:
@@ -52,8 +52,10 @@ def form_check(host: Host, given: argparse.Namespace) -> int:
         return 1
     workers = cost.threads if cost is not None else 0
     with bar(host) as tell:
-        base = _speaker(subject, subject.base, None, given.limit, workers, partial(tell, "base"))
-        tuned = _speaker(subject, subject.file, subject.adapter, given.limit, workers, partial(tell, "tuned"))
+        base, tuned = (
+            one._replace(workers=workers).speaker(given.limit, until=UNTIL, progress=partial(tell, name))
+            for name, one in (("base", base_of(subject)), ("tuned", tuned_of(subject, subject.run.name)))
+        )
         found = check(asked, base, tuned)
     folder = private_dir(home.models / subject.run.name)
     write_json(folder / "form_check.json", {"model": str(subject.adapter or subject.file), **found.model_dump()})
@@ -88,22 +90,6 @@ def _agreed(host: Host, seconds: float, yes: bool) -> bool:
     if answer is None:
         raise UsageError(f"This takes about {duration(seconds)}, and nobody can be asked here: add --yes to do it.")
     return answer
-
-
-def _speaker(
-    subject: Subject, file: Path, adapter: Path | None, limit: int, workers: int, progress: Callable[[int, int], None]
-) -> Speaker:
-    from ..engine.jobs import generate
-    from ..serve.form_check import UNTIL
-
-    def speak(texts: Sequence[str]) -> list[str]:
-        chats = [_chat(subject, text) for text in texts]
-        return generate(
-            file, chats, limit=limit, adapter=adapter, chat_template=subject.chat_template, until=UNTIL,
-            workers=workers, progress=progress,
-        )  # fmt: skip
-
-    return speak
 
 
 def _chat(subject: Subject, text: str) -> list[dict[str, Any]]:

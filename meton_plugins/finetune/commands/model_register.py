@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ...host.api import Command
 from .edge import guarded
 from .form_check import form_check
+from .gating import gate
 from .options import HelpWanted, split
 from .register_options import PARSERS, VERBS, overview
 from .registered import models, templates
@@ -44,6 +45,7 @@ WORK: Final[dict[str, Callable[[Host, argparse.Namespace], int]]] = {
     "list": models,
     "templates": templates,
     "check": form_check,
+    "gate": gate,
     "promote": promote,
     "rollback": rollback,
     "history": history,

@@ -10,7 +10,7 @@ from .options import Parser
 
 __all__ = ["PARSERS", "VERBS", "overview"]
 
-VERBS: Final = ("add", "list", "templates", "check", "promote", "rollback", "history")
+VERBS: Final = ("add", "list", "templates", "check", "gate", "promote", "rollback", "history")
 
 
 def overview() -> str:
@@ -31,6 +31,7 @@ def _add_parser() -> Parser:
     parser.add_argument("--template", help="Modelfile template (default: the one that the run was trained with)")
     parser.add_argument("--slot", choices=SLOTS, help="then put it into this slot")
     parser.add_argument("--yes", action="store_true", help="put it into the slot without asking")
+    _force(parser)
     return parser
 
 
@@ -43,13 +44,25 @@ def _check_parser() -> Parser:
     return parser
 
 
+def _gate_parser() -> Parser:
+    parser = _parser("gate", "measure whether a tuned model is better than its base and than a slot's model")
+    parser.add_argument("model", nargs="?", metavar="RUN|NAME:TAG", help="which model (default: the newest run's)")
+    parser.add_argument("--slot", choices=SLOTS, help="compare with the model that holds this slot, too")
+    return parser
+
+
 def _promote_parser() -> Parser:
     parser = _parser("promote", "put a registered model into a slot, after asking")
     parser.add_argument("model", metavar="NAME:TAG")
     parser.add_argument("--slot", choices=SLOTS, default=SLOTS[0], help=f"which slot (default: {SLOTS[0]})")
     parser.add_argument("--why", default="promoted", help="a word for the history")
     parser.add_argument("--yes", action="store_true", help="without asking")
+    _force(parser)
     return parser
+
+
+def _force(parser: Parser) -> None:
+    parser.add_argument("--force", action="store_true", help="also where it does not pass the gate, after asking twice")
 
 
 def _rollback_parser() -> Parser:
@@ -70,6 +83,7 @@ PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "list": lambda: _parser("list", "show the registered models"),
     "templates": _templates_parser,
     "check": _check_parser,
+    "gate": _gate_parser,
     "promote": _promote_parser,
     "rollback": _rollback_parser,
     "history": lambda: _parser("history", "show every swap of a slot"),

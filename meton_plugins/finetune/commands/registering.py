@@ -29,7 +29,7 @@ def add(host: Host, given: argparse.Namespace) -> int:
     store = store_of(host) if given.slot else None
     with server_of(host) as server:
         made, warnings = _registered(host, server, source, given)
-        swapped = promote_asked(host, store, server, made.tag, given.slot, "registered", given.yes) if store else None
+        swapped = promote_asked(host, store, server, made.tag, given) if store else None
     if host.json:
         swap = None if swapped is None else swapped._asdict()
         show_json(host, {"model": made.model_dump(mode="json"), "warnings": warnings, "swap": swap})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import ServerError, UsageError
 from .edge import note, say, show_json
 from .fallback import mend_fallback
+from .gating import Passage, pass_gate
 from .places import history_of, minute, server_of, store_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["history", "promote", "promote_asked", "rollback", "show_swap"]
 def promote(host: Host, given: argparse.Namespace) -> int:
     """Put a listed model into a slot, after asking."""
     with server_of(host) as server:
-        swapped = promote_asked(host, store_of(host), server, given.model, given.slot, given.why, given.yes)
+        swapped = promote_asked(host, store_of(host), server, given.model, given)
     if swapped is None:
         return 1
     show_swap(host, swapped)
@@ -30,13 +31,17 @@ def promote(host: Host, given: argparse.Namespace) -> int:
 
 
 def promote_asked(
-    host: Host, store: SlotStore, server: Server, model: str, slot: str, why: str, yes: bool
+    host: Host, store: SlotStore, server: Server, model: str, given: argparse.Namespace
 ) -> Swapped | None:
-    """The swap, once the user agreed; None where he said no."""
+    """The swap of `given.slot`, once the model has passed the gate and the user agreed; None where he said no."""
     from ..serve import slots
 
-    if not yes:
-        old = store.read().get(slot)
+    slot, why, old = given.slot, getattr(given, "why", "registered"), store.read().get(given.slot)
+    passage = Passage()
+    if old != model and server.exists(model):
+        passage = pass_gate(host, server, store, model, slot, force=given.force, yes=given.yes)
+        why = f"{why}, {passage.how}" if passage.how else why
+    if not (given.yes or passage.agreed):
         answer = host.ask(f"Put {model} into {slot} of {store.path}, in place of {old}?")
         if answer is None:
             raise UsageError(f"Nobody can be asked here whether {slot} may change: add --yes to do it.")

@@ -16,6 +16,7 @@ from .file_types import FILE_TYPES
 from .process import run_job
 
 __all__ = [
+    "Loss",
     "Pace",
     "Piece",
     "Seen",
@@ -23,6 +24,7 @@ __all__ = [
     "count_tokens",
     "evaluate",
     "generate",
+    "losses",
     "pace",
     "preview",
     "quantize",
@@ -116,6 +118,29 @@ def evaluate(
         ctx_size=ctx_size, chat_template=_template(chat_template), threads=threads(), progress=progress,
     )  # fmt: skip
     return float(result["loss"])
+
+
+class Loss(NamedTuple):
+    """What a model loses on one answer: nats over all its learned tokens, and how many these are."""
+
+    nats: float
+    tokens: int
+
+
+def losses(
+    base: Path, chats: Sequence[tuple[str, Chat]], *, system: str = "", adapter: Path | None = None, ctx_size: int,
+    chat_template: str | None = None, workers: int = 0, progress: Progress | None = None,
+) -> dict[str, Loss]:  # fmt: skip
+    """The loss of `base` with `adapter` on the last answer of each chat (id and messages), by id.
+
+    A chat that the template refuses, or that is longer than `ctx_size` tokens, is left out.
+    """
+    plain = list(zip((name for name, _ in chats), _plain([chat for _, chat in chats]), strict=True))
+    result = run_job(
+        "evaluate", base=_path(base), chats=plain, system=system, adapter=_path(adapter), ctx_size=ctx_size,
+        chat_template=_template(chat_template), threads=threads(workers), progress=progress,
+    )  # fmt: skip
+    return {name: Loss(float(nats), int(tokens)) for name, (nats, tokens) in result["each"].items()}
 
 
 def generate(

@@ -81,21 +81,29 @@ def _spell(row: Row, model: Model) -> list[tuple[str, bool, bool]]:
 
 
 def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Mean loss in nats a learned token over a dataset file, with an adapter where one is given."""
+    """Loss in nats of each chat (of a dataset file, or as given), with an adapter where one is given."""
     base = Path(job["base"])
     template = template_for(inspect(base), job.get("chat_template"))
+    system = job["system"]
+    if job.get("file"):
+        chats = read_chats(Path(job["file"]), system)
+    else:
+        chats = [(name, with_system(messages, system)) for name, messages in job["chats"]]
     with Model(library, base) as model:
-        rows, _ = build_rows(read_chats(Path(job["file"]), job["system"]), template, model, job["ctx_size"])
+        rows, _ = build_rows(chats, template, model, job["ctx_size"])
         if not rows:
-            raise EngineError(f"{job['file']} holds no example that fits --ctx-size {job['ctx_size']}.")
+            where = job.get("file") or "What was given"
+            raise EngineError(f"{where} holds no example that fits --ctx-size {job['ctx_size']}.")
         longest = max(row.length for row in rows)
-        total = 0.0
+        found: dict[str, tuple[float, int]] = {}
         with Decoder(model, longest, job["threads"], adapter_of(job)) as decoder:
             for done, row in enumerate(rows, 1):
-                losses = decoder.losses(row.tokens)
-                total += float(losses[row.trained[1:]].sum())
+                nats, tokens = found.get(row.id, (0.0, 0))
+                loss = float(decoder.losses(row.tokens)[row.trained[1:]].sum())
+                found[row.id] = (nats + loss, tokens + row.learned)
                 emit("progress", done=done, total=len(rows))
-    emit("result", loss=total / sum(row.learned for row in rows), rows=len(rows))
+    total = sum(nats for nats, _ in found.values())
+    emit("result", loss=total / sum(tokens for _, tokens in found.values()), rows=len(rows), each=found)
 
 
 def quantize(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
@@ -12,7 +12,7 @@ from .reading import STATUS
 from .records import GOOD, Counts
 from .store import Library
 
-__all__ = ["Summary", "TagCount", "Week", "summarize"]
+__all__ = ["Judged", "Summary", "TagCount", "Week", "judged", "summarize"]
 
 #: Monday of the week in which a rated answer was given; it is asked of no other.
 _MONDAY: Final = "CASE WHEN score NOTNULL THEN coalesce(date(at, 'weekday 0', '-6 days'), 'unknown') END"
@@ -50,6 +50,17 @@ class Week(BaseModel):
     bad: int
 
 
+class Judged(NamedTuple):
+    """How often a model's answers were found good, and bad: so-so ones say neither."""
+
+    good: int
+    bad: int
+
+    @property
+    def ratings(self) -> int:
+        return self.good + self.bad
+
+
 class Summary(BaseModel):
     """`counts` as `Library.counts` has them. `lengths`: usable examples by the characters of the answer to learn.
 
@@ -70,6 +81,16 @@ def summarize(library: Library) -> Summary:
         lengths = dict(connection.execute(_LENGTHS))
         tags = {tag: TagCount(examples=every, usable=usable) for tag, every, usable in connection.execute(_TAGS)}
     return Summary(counts=_counts(groups, sessions), tags=tags, lengths=lengths, weeks=_weeks(groups))
+
+
+def judged(library: Library, model: str) -> Judged:
+    """The ratings of all answers of `model`; one that the user put his own words for is a bad one."""
+    question = (
+        "SELECT coalesce(sum(score >= ? AND correction IS NULL), 0), coalesce(sum(score <= 2 OR correction NOTNULL), 0)"
+        " FROM examples WHERE model = ? AND score NOTNULL"
+    )
+    with library._reading() as connection:
+        return Judged(*connection.execute(question, (GOOD, model)).fetchone())
 
 
 def _counts(groups: Iterable[tuple[Any, ...]], sessions: int) -> Counts:

@@ -12,7 +12,7 @@ from ..train.worker import check_base
 from .export import read_export
 from .register import list_registered
 
-__all__ = ["Subject", "find_subject"]
+__all__ = ["Subject", "find_subject", "template_of"]
 
 
 class Subject(NamedTuple):
@@ -24,16 +24,18 @@ class Subject(NamedTuple):
     adapter: Path | None
     chat_template: str | None
     system: str
+    #: Of `file`, where it is known.
+    sha256: str | None = None
 
 
 def find_subject(home: Home, text: str | None) -> Subject:
     """The run `text`, the run of the registered model `text`, or the newest run; NotFound where its files are gone."""
-    name, file = text, None
+    name, file, sha256 = text, None, None
     if text is not None and ":" in text:
         made = next((made for made in list_registered(home) if text in (made.tag, made.alias)), None)
         if made is None:
             raise NotFound(f"There is no registered model {text}: see `/model-register list`.")
-        name, file = made.notes.get("run"), Path(made.gguf)
+        name, file, sha256 = made.notes.get("run"), Path(made.gguf), made.sha256
         if not name:
             raise UsageError(
                 f"{text} was made of a file of which no run is known, so there is no base to compare with."
@@ -43,10 +45,16 @@ def find_subject(home: Home, text: str | None) -> Subject:
     check_base(record)
     if file is None:
         export = read_export(home.models / run.name)
-        file = Path(export.files[-1].path) if export and export.files else None
+        newest = export.files[-1] if export and export.files else None
+        file, sha256 = (Path(newest.path), newest.sha256) if newest else (None, None)
     base = Path(record.base.path)
-    own = run.folder / CHAT_TEMPLATE
-    template = str(own) if own.is_file() else record.settings.chat_template
+    template = template_of(run)
     if file is not None and file.is_file():
-        return Subject(run, base, file, None, template, record.system)
+        return Subject(run, base, file, None, template, record.system, sha256)
     return Subject(run, base, base, run.adapter(), template, record.system)
+
+
+def template_of(run: Run) -> str | None:
+    """The chat template that `run` was trained with, where it is not the base's own."""
+    own = run.folder / CHAT_TEMPLATE
+    return str(own) if own.is_file() else run.record.settings.chat_template
