@@ -201,6 +201,9 @@ class _Captured:
     def ask(self, question: str) -> bool | None:
         return None
 
+    def read_line(self, question: str) -> str | None:
+        return None
+
     def add_command(self, command: Command) -> None:
         self._host.add_command(command)
 

@@ -159,6 +159,9 @@ class Host(Protocol):
     def ask(self, question: str) -> bool | None:
         """Ask the user a yes/no question. None where nobody can answer (no terminal, or not the main thread)."""
 
+    def read_line(self, question: str) -> str | None:
+        """Ask the user for a line of text; empty where he gives none, None where nobody can answer."""
+
     def add_command(self, command: Command) -> None:
         """Offer a slash command."""
 

@@ -13,19 +13,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["ask", "interruptible", "private_files"]
+__all__ = ["ask", "interruptible", "private_files", "read_line"]
 
 
 def ask(console: Console, question: str) -> bool | None:
     """A yes or no from the terminal; None where nobody can answer."""
+    said = read_line(console, f"{question} [y/N]")
+    return None if said is None else said.lower() in ("y", "yes")
+
+
+def read_line(console: Console, question: str) -> str | None:
+    """What is typed after `question`, stripped; empty for Ctrl-C and Ctrl-D. None where nobody can answer."""
     if threading.current_thread() is not threading.main_thread() or sys.stdin is None or not sys.stdin.isatty():
         return None
     try:
         with _still(console), interruptible():
-            console.print(f"{question} [y/N] ", end="", markup=False, emoji=False, highlight=False, soft_wrap=True)
-            return input().strip().lower() in ("y", "yes")
+            console.print(f"{question} ", end="", markup=False, emoji=False, highlight=False, soft_wrap=True)
+            return input().strip()
     except (EOFError, KeyboardInterrupt):
-        return False
+        return ""
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,13 +69,15 @@ class ConsoleHost:
 
     def ask(self, question: str) -> bool | None:
         """Ask on the terminal; None where there is none."""
-        if self.json or threading.current_thread() is not threading.main_thread() or not sys.stdin.isatty():
-            return None
-        self.console.print(f"{question} [y/N] ", end="", markup=False, emoji=False)
-        try:
-            return input().strip().lower() in ("y", "yes")
-        except (EOFError, KeyboardInterrupt):
-            return False
+        from .asking import ask
+
+        return None if self.json else ask(self.console, question)
+
+    def read_line(self, question: str) -> str | None:
+        """Ask for a line on the terminal; None where there is none."""
+        from .asking import read_line
+
+        return None if self.json else read_line(self.console, question)
 
     def add_command(self, command: Command) -> None:
         """Keep `command` under its name and its other words."""

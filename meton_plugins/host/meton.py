@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .api import Command, Listener, ToolSpec
-from .asking import ask, interruptible, private_files
+from .asking import ask, interruptible, private_files, read_line
 from .live_slots import LiveSlots
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class MetonHost:
     def ask(self, question: str) -> bool | None:
         """Ask in the terminal, above Meton's spinner; None where nobody can answer."""
         return ask(self.console, question)
+
+    def read_line(self, question: str) -> str | None:
+        """Ask for a line in the terminal; None where nobody can answer."""
+        return read_line(self.console, question)
 
     def add_listener(self, listener: Listener) -> None:
         """Tell `listener` of turns."""

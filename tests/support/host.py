@@ -36,13 +36,16 @@ class Slots:
 
 @dataclass
 class RecordingHost:
-    """Implements `Host`. `answers` are given to `ask` in turn; when they are used up, nobody answers (None)."""
+    """Implements `Host`. `answers` are given to `ask` in turn, `lines` to `read_line`; when they are used up, nobody
+    answers (None).
+    """
 
     data_dir: Path
     conversations_dir: Path | None = None
     slots: SlotStore | None = None
     json: bool = False
     answers: Iterable[bool | None] = ()
+    lines: Iterable[str | None] = ()
     name: str = "test"
     width: int = 120
     private: bool = False
@@ -54,6 +57,7 @@ class RecordingHost:
     def __post_init__(self) -> None:
         self._stream = StringIO()
         self._answers = iter(self.answers)
+        self._lines = iter(self.lines)
         self.console = Console(file=self._stream, width=self.width, force_terminal=False, color_system=None)
 
     @property
@@ -63,6 +67,10 @@ class RecordingHost:
     def ask(self, question: str) -> bool | None:
         self.asked.append(question)
         return next(self._answers, None)
+
+    def read_line(self, question: str) -> str | None:
+        self.asked.append(question)
+        return next(self._lines, None)
 
     def add_command(self, command: Command) -> None:
         self.commands[command.name] = command

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ...host.api import Command
+from .contest import compare
 from .edge import guarded
 from .form_check import form_check
 from .gating import gate
@@ -45,6 +46,7 @@ WORK: Final[dict[str, Callable[[Host, argparse.Namespace], int]]] = {
     "list": models,
     "templates": templates,
     "check": form_check,
+    "compare": compare,
     "gate": gate,
     "promote": promote,
     "rollback": rollback,

@@ -10,7 +10,7 @@ from .options import Parser
 
 __all__ = ["PARSERS", "VERBS", "overview"]
 
-VERBS: Final = ("add", "list", "templates", "check", "gate", "promote", "rollback", "history")
+VERBS: Final = ("add", "list", "templates", "check", "compare", "gate", "promote", "rollback", "history")
 
 
 def overview() -> str:
@@ -41,6 +41,18 @@ def _check_parser() -> Parser:
     parser.add_argument("--prompts", type=int, default=40, metavar="N", help="at most so many (default: 40)")
     parser.add_argument("--limit", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)")
     parser.add_argument("--yes", action="store_true", help="without asking, however long it takes")
+    return parser
+
+
+def _compare_parser() -> Parser:
+    parser = _parser("compare", "answers of two models side by side, and which of them you find better")
+    parser.add_argument("a", metavar="A", help="a model of the server, a run, a registered model, or base")
+    parser.add_argument("b", metavar="B", help="the other")
+    parser.add_argument(
+        "--prompts", default="held-out", metavar='FILE|held-out|"last N"', help="what to ask (default: held-out)"
+    )
+    parser.add_argument("--blind", action="store_true", help="without names, in an order that tells nothing")
+    parser.add_argument("--limit", type=int, default=256, metavar="N", help="tokens an answer may have (default: 256)")
     return parser
 
 
@@ -83,6 +95,7 @@ PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "list": lambda: _parser("list", "show the registered models"),
     "templates": _templates_parser,
     "check": _check_parser,
+    "compare": _compare_parser,
     "gate": _gate_parser,
     "promote": _promote_parser,
     "rollback": _rollback_parser,
