@@ -47,9 +47,7 @@ def check(runs: Sequence[Run], *, checkpoints: bool = False, force: bool = False
     names = {run.name for run in runs}
     for run in runs:
         if run.alive or run.status in AT_WORK:
-            raise BusyError(
-                f"The run {run.name} is {run.status}: type /finetune stop {run.name} first, then delete it."
-            )
+            raise BusyError(f"The run {run.name} is {run.status}: type /finetune stop {run.name}, then delete it.")
         if force:
             continue
         if checkpoints:
@@ -126,10 +124,9 @@ def _parent(run: Run) -> str | None:
 def _size(folder: Path) -> int:
     """Bytes on the disk; a file that goes meanwhile counts nothing."""
     total = 0
-    for root, _, files in os.walk(folder):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_size
-            except OSError:
-                continue
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except OSError:
+            continue
     return total

@@ -41,31 +41,35 @@ def diagnose(run: Run, *, rows: bool = True) -> list[Finding]:
 
     Without `rows`, its dataset is not searched for duplicates, and it takes milliseconds.
     """
-    return examine(run, rows=rows).findings
+    return _findings(run, read(run), rows)
 
 
-def examine(run: Run, *, rows: bool = True) -> Diagnosis:
+def examine(run: Run) -> Diagnosis:
     """The same, with what is right."""
     signals = read(run)
+    findings = _findings(run, signals, rows=True)
+    return Diagnosis(findings, _good(signals, {found.kind for found in findings}))
+
+
+def hint(run: Run) -> str | None:
+    """What most spoils `run`, in a few words; None for a run that ended well. Takes milliseconds."""
+    found = next((finding for finding in diagnose(run, rows=False) if finding.severity == "bad"), None)
+    return found.short if found else None
+
+
+def _findings(run: Run, signals: Signals, rows: bool) -> list[Finding]:
     findings = [found for rule in (*learning.RULES, *circumstances.RULES) if (found := rule(signals)) is not None]
     if rows:
         from .repeated import repeated
 
         double = repeated(run)
         findings += [double] if double else []
-    wrong = {found.kind for found in findings}
     hidden = set().union(*(EXPLAINED.get(found.kind, set()) for found in findings))
     findings = [found for found in findings if found.kind not in hidden]
     if signals.failed and not any(found.severity == "bad" for found in findings):
         findings.append(_failed(signals))
     # Sorting keeps the order of the rules within the bad ones and within the notes.
-    return Diagnosis(sorted(findings, key=lambda found: found.severity != "bad"), _good(signals, wrong))
-
-
-def hint(run: Run) -> str | None:
-    """What most spoils `run`, in a few words; None for a run that ended well, or cannot be read. Takes milliseconds."""
-    found = next((finding for finding in diagnose(run, rows=False) if finding.severity == "bad"), None)
-    return found.short if found else None
+    return sorted(findings, key=lambda found: found.severity != "bad")
 
 
 def _failed(signals: Signals) -> Finding:

@@ -11,7 +11,7 @@ __all__ = ["Finding", "loss", "rate", "rounded", "times"]
 
 @dataclass(frozen=True)
 class Finding:
-    """`evidence` holds the numbers, `advice` the setting with a value; `short` ends the sentence "The run is over, but".
+    """`evidence` holds the numbers, `advice` the setting with a value; `short` ends the sentence "It is over, but".
 
     `bad`: it spoils what came of the run, or kept it from ending. `note`: worth knowing before the next one.
     """

@@ -80,6 +80,8 @@ def not_falling(signals: Signals) -> Finding | None:
     first, last = signals.level(last=False), signals.level()
     if first is None or last is None or len(signals.losses) < FEW or first < KNOWN:
         return None
+    if not signals.over and len(signals.losses) < 2 * signals.record.settings.warmup * signals.total:
+        return None  # the rate has hardly risen
     if not (_flat_epochs(signals, first, last) if len(signals.epochs) >= 2 else _flat_steps(signals)):
         return None
     evidence = f"The training loss was {loss(first)} and is {loss(last)} after {times(signals.steps[-1], 'step')}"
@@ -95,7 +97,7 @@ def not_falling(signals: Signals) -> Finding | None:
         rank = signals.record.settings.lora_rank
         advice = (
             f"Train for longer (--epochs {2 * signals.record.settings.epochs}) or with more room (--lora-rank "
-            f"{2 * rank}, now {rank}), and see with /dataset preview that the answers can be learned from the questions."
+            f"{2 * rank}, now {rank}), and see with /dataset preview whether the answers follow from the questions."
         )
     return Finding("not falling", "bad", "The loss does not fall", f"{evidence}.", advice, "its loss did not fall")
 
@@ -110,10 +112,9 @@ def _flat_epochs(signals: Signals, first: float, last: float) -> bool:
 
 
 def _flat_steps(signals: Signals) -> bool:
-    rising = signals.record.settings.warmup * signals.total
     part = len(signals.losses) // 3
-    if part < FEW / 2 or len(signals.losses) < 2 * rising:
-        return False  # the rate has hardly risen
+    if part < FEW / 2:
+        return False
     head, tail = signals.losses[:part], signals.losses[-part:]
     if not all(map(math.isfinite, (*head, *tail))):
         return False
@@ -208,7 +209,7 @@ def overfitted(signals: Signals) -> Finding | None:
     if end > GAP * now and end - now > GAP_NATS:
         return Finding(
             "gap", "note", "It learns by heart more than it understands",
-            f"Training loss {loss(now)}, validation {loss(end)}: {end / now:.1f} times as high, though it did not rise.",
+            f"Training loss {loss(now)}, validation {loss(end)}: {end / now:.1f} times as high, though not rising.",
             f"More different examples, or less room: --lora-rank {max(4, settings.lora_rank // 2)}, now "
             f"{settings.lora_rank}; {_slower(signals, 2)}.",
             "its answers to new questions are much worse than to known ones",

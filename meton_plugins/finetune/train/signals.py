@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,11 +19,11 @@ __all__ = ["Check", "Side", "Signals", "read"]
 
 #: Of every step the loss is read, of so many steps, evenly chosen, all else: a median of more says no more, and to
 #: read 5,000 whole steps takes ten times as long.
-SAMPLE: Final = 400
+SAMPLE: Final = 100
 
 _STEP: Final = b'"event": "step"'
-_NUMBER: Final = re.compile(rb'"step": (\d+)')
-_LOSS: Final = re.compile(rb'"loss": ([^,}]+)')
+_NUMBER: Final = b'"step": '
+_LOSS: Final = b'"loss": '
 
 
 class Check(NamedTuple):
@@ -81,12 +81,13 @@ class Signals:
         """The mean training loss of each whole epoch: the same rows each time, so that these can be compared."""
         if not self.batches:
             return []
-        sums: dict[int, list[float]] = {}
-        for step, loss in zip(self.steps, self.losses, strict=True):
-            if math.isfinite(loss):
-                sums.setdefault((step - 1) // self.batches, []).append(loss)
-        whole = sorted(epoch for epoch, found in sums.items() if len(found) == self.batches)
-        return [sum(sums[epoch]) / self.batches for epoch in whole]
+        means = []
+        for before in range(0, self.steps[-1] if self.steps else 0, self.batches):
+            start = bisect_right(self.steps, before)
+            part = self.losses[start : bisect_right(self.steps, before + self.batches)]
+            if len(part) == self.batches and math.isfinite(total := sum(part)):
+                means.append(total / self.batches)
+        return means
 
     @cached_property
     def judged(self) -> list[Check]:
@@ -155,13 +156,17 @@ def _losses(lines: Sequence[bytes]) -> dict[int, float]:
     """The loss of each step, in order; of one that was repeated after a kill, the last."""
     found: dict[int, float] = {}
     for line in lines:
-        step, loss = _NUMBER.search(line), _LOSS.search(line)
-        if step and loss:
-            try:
-                found[int(step[1])] = float(loss[1])
-            except ValueError:  # half a line
-                continue
+        try:
+            found[int(_after(line, _NUMBER))] = float(_after(line, _LOSS))
+        except ValueError:  # half a line
+            continue
     return dict(sorted(found.items()))
+
+
+def _after(line: bytes, key: bytes) -> bytes:
+    """The number behind `key`; ValueError where there is none, or nothing ends it. Three times as fast as JSON."""
+    start = line.index(key) + len(key)
+    return line[start : line.index(b",", start)]
 
 
 def _checks(events: Sequence[dict[str, Any]], batches: int) -> list[Check]:

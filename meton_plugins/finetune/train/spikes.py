@@ -9,19 +9,19 @@ from typing import Final, NamedTuple
 
 __all__ = ["Spike", "spikes"]
 
-#: So many of this many steps in a row must be high: one hard row is no spike, and a loss that truly jumps stays up
-#: until the weights have come back.
-HIGH: Final = 3
-RUN: Final = 5
+#: So many of this many steps in a row must be high: hard rows are no spike (that four of the hardest thirtieth meet in
+#: six steps happens once in 100,000), and a loss that truly jumps stays up until the weights have come back.
+HIGH: Final = 4
+RUN: Final = 6
 #: High is what lies above nearly every step of the time before (this quantile), by this part and so many nats.
-QUANTILE: Final = 0.95
+QUANTILE: Final = 0.97
 PART: Final = 1.25
 NATS: Final = 0.1
 #: Steps that count as the time before: two epochs where that is more, so that every row is among them.
 BEFORE: Final = 40
-LONGEST: Final = 200
+LONGEST: Final = 120
 #: The time before is looked at anew after so many steps.
-STRIDE: Final = 10
+STRIDE: Final = 20
 #: A single step that is so many times as high as any of the first epoch is one by itself.
 ALONE: Final = 2.0
 
@@ -40,31 +40,28 @@ class Spike(NamedTuple):
 
 def spikes(losses: Sequence[float], batches: int = 0) -> list[Spike]:
     """The sudden rises in `losses`; `batches`: steps in an epoch. What is no number is no spike: it is the end."""
+    told = [one if math.isfinite(one) else -math.inf for one in losses]
     window = min(LONGEST, max(BEFORE, 2 * batches))
-    top = max((one for one in losses[: batches or BEFORE] if math.isfinite(one)), default=math.inf)
+    first = batches or BEFORE
+    top = ALONE * max(told[:first], default=math.inf)
     found: list[Spike] = []
-    #: The usual of the stride, and what is high in it.
-    usual = limit = math.inf
     high: list[int] = []
     at = BEFORE // 2
-    while at < len(losses):
-        if at % STRIDE == 0:
-            past = [one for one in losses[max(0, at - window) : at] if math.isfinite(one)]
-            if len(past) >= BEFORE // 2:
-                past.sort()
-                usual = past[len(past) // 2]
-                limit = PART * past[min(len(past) - 1, int(QUANTILE * len(past)))] + NATS
-        if limit < losses[at] < math.inf:
-            high = [one for one in high if one > at - RUN] + [at]
-            alone = at >= (batches or BEFORE) and losses[at] > ALONE * top
-            if len(high) >= HIGH or alone:
-                end = _end(losses, high[0], limit)
-                stretch = [one for one in losses[high[0] : end] if math.isfinite(one)]
-                back = end - high[0] if end < len(losses) else 0
-                found.append(Spike(high[0], usual, max(stretch), back))
-                high, at = [], max(end, at + 1)
-                continue
-        at += 1
+    while at < len(told):
+        past = sorted(told[max(0, at - window) : at])
+        limit = PART * past[min(len(past) - 1, int(QUANTILE * len(past)))] + NATS
+        stride = told[at : at + STRIDE]
+        start, at = at, at + STRIDE
+        if max(stride) <= limit:  # the usual case: nothing to look at one by one
+            continue
+        for step in (start + offset for offset, one in enumerate(stride) if one > limit):
+            high = [*(one for one in high if one > step - RUN), step]
+            if len(high) >= HIGH or (step >= first and told[step] > top):
+                end = _end(told, high[0], limit)
+                back = end - high[0] if end < len(told) else 0
+                found.append(Spike(high[0], past[len(past) // 2], max(told[high[0] : end]), back))
+                high, at = [], max(end, step + 1)
+                break
     return found
 
 
