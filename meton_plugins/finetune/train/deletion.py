@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,9 @@ def check(runs: Sequence[Run], *, checkpoints: bool = False, force: bool = False
     """
     names = {run.name for run in runs}
     for run in runs:
-        if run.alive or run.status in AT_WORK:
+        if run.alive and run.status not in AT_WORK:
+            raise BusyError(f"The worker of {run.name} is just beginning or ending: try again in a moment.")
+        if run.status in AT_WORK:
             raise BusyError(f"The run {run.name} is {run.status}: type /finetune stop {run.name}, then delete it.")
         if force:
             continue
@@ -126,7 +129,8 @@ def _size(folder: Path) -> int:
     total = 0
     for path in folder.rglob("*"):
         try:
-            total += path.lstat().st_size
+            facts = path.lstat()
         except OSError:
             continue
+        total += 0 if stat.S_ISDIR(facts.st_mode) else facts.st_size
     return total
