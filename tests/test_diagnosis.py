@@ -109,17 +109,17 @@ def test_a_rate_that_becomes_too_high(bench: Bench) -> None:
 
 
 def test_many_epochs_over_few_rows(bench: Bench) -> None:
-    run = bench.train(epochs=40, learning_rate=5e-3)
+    run = bench.train(epochs=20, learning_rate=1e-2)
     found = diagnose(run)
     assert kinds(found) == {"overfitting", *SMALL}, found
     worst = found[0]
     best = min((event for event in run.events() if event["event"] == "validation"), key=lambda event: event["loss"])
-    assert re.match(r"Training loss 0\.\d+, validation \d\.\d\d after epoch 40; best ", worst.evidence), worst.evidence
+    assert re.match(r"Training loss 0\.\d+, validation \d\.\d\d after epoch 20; best ", worst.evidence), worst.evidence
     assert f"best {best['loss']:.2f} after epoch {best['epoch']}." in worst.evidence
     assert f"that of step {best['step']}, is the one that is kept" in worst.advice
-    assert f"--epochs {best['epoch']}, now 40;" in worst.advice
+    assert f"--epochs {best['epoch']}, now 20;" in worst.advice
     assert "--patience 2, now 0;" in worst.advice
-    assert "--learning-rate 0.0025, now 0.005" in worst.advice
+    assert "--learning-rate 0.005, now 0.01" in worst.advice
     assert hint(run) == "it overfits"
 
 
@@ -184,9 +184,10 @@ def test_an_engine_that_is_killed_and_a_worker_that_is_killed_again_and_again(be
     worker = start(run)
     reached(run, 30)
     assert kinds(diagnose(run)) == SMALL, "of a run that is at work, too"
-    (engine,) = children(worker.pid)
-    engine.kill()
-    over(run)
+    while run.alive:  # it may be begun again a few times
+        for engine in children(worker.pid):
+            engine.kill()
+        time.sleep(0.05)
     assert run.status == "failed"
     found = diagnose(run)
     assert (found[0].kind, found[0].severity) == ("memory", "bad"), found
@@ -211,8 +212,8 @@ def test_an_engine_that_is_killed_and_a_worker_that_is_killed_again_and_again(be
 
 
 def test_nothing_stands_out_in_a_good_run(bench: Bench) -> None:
-    bench.dataset = frozen(bench, [(f"What is number {n}?", "It is the answer, as all know.") for n in range(90)])
-    run = bench.train(epochs=8, learning_rate=2e-3, patience=2)
+    bench.dataset = frozen(bench, [(f"What is number {n}?", "It is the answer, as all know.") for n in range(70)])
+    run = bench.train(epochs=4, learning_rate=3e-3, patience=2)
     assert run.status == "finished", run.state.error
     seen = examine(run)
     assert seen.healthy, seen.findings
@@ -444,6 +445,24 @@ def test_a_validation_that_rises_once_is_no_proof(made: Made) -> None:
     assert "--patience" not in found[0].advice, "it is on already"
 
 
+def test_overfitting_that_was_seen_in_time_is_no_fault(made: Made) -> None:
+    run = made(falling(600), [(0, 2.0), (200, 1.0), (400, 1.2), (600, 1.4)], batches=200, total=900)
+    found = diagnose(run)
+    assert [(one.kind, one.severity, one.problem) for one in found] == [
+        ("overfitting", "note", "It overfits, and stopped by itself")
+    ]
+    assert hint(run) is None
+
+
+def test_an_engine_that_was_killed_and_began_again(made: Made) -> None:
+    said = "the engine was killed, most likely because memory ran out: it begins again at step 40 (try 1 of 3)"
+    events = [{"event": "restarted", "step": 40, "message": said}] * 2
+    found = diagnose(made(falling(300), events=events))
+    assert [(one.kind, one.severity) for one in found] == [("memory", "note")]
+    assert found[0].evidence.endswith("(try 1 of 3) (2 times).")
+    assert found[0].evidence.startswith("The engine was killed, most likely because memory ran out")
+
+
 def test_a_gap_that_does_not_rise(made: Made) -> None:
     losses = falling(600, 2.0, 0.1, noise=0.02)
     found = diagnose(made(losses, [(0, 2.0), (200, 1.7), (400, 1.66), (600, 1.65)], batches=200))
@@ -466,13 +485,14 @@ def test_a_large_batch_makes_few_steps(made: Made) -> None:
     assert only(found, "too short").advice == "--batch-size 1, now 8."
 
 
+FORESEEN = {"time": {"tokens_per_s": 240}}
 SPEED = {"trained_seconds": circumstances.WORTH}
 
 
 @pytest.mark.parametrize(
     ("speeds", "plan", "evidence", "advice"),
     [
-        ([100.0] * 300, {"tokens_per_s": 240}, "100 tokens/s, where the plan foresaw 240.", "Something else was at"),
+        ([100.0] * 300, FORESEEN, "100 tokens/s, where the plan foresaw 240.", "Something else was at"),
         ([240.0] * 150 + [80.0] * 150, None, "It fell from 240 to 80 tokens/s.", "Something else began"),
     ],
     ids=["than foreseen", "than at first"],
@@ -492,13 +512,13 @@ def test_slow_for_its_threads(made: Made, monkeypatch: pytest.MonkeyPatch) -> No
     assert found[0].advice.startswith("--threads 128, now 64;")
 
 
-@pytest.mark.parametrize("plan", [None, {}, {"tokens_per_s": None}, {"tokens_per_s": 120}])
+@pytest.mark.parametrize("plan", [None, {}, {"time": {"tokens_per_s": None}}, {"time": {"tokens_per_s": 120}}])
 def test_as_fast_as_foreseen(made: Made, plan: Any) -> None:
     assert diagnose(made(falling(300), plan=plan, state=SPEED)) == []
 
 
 def test_slowness_of_minutes_is_not_worth_a_word(made: Made) -> None:
-    assert diagnose(made(falling(300), plan={"tokens_per_s": 900}, state={"trained_seconds": 60})) == []
+    assert diagnose(made(falling(300), plan={"time": {"tokens_per_s": 900}}, state={"trained_seconds": 60})) == []
 
 
 def test_a_warm_up_that_never_ended(made: Made) -> None:

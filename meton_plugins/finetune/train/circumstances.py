@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 from ..engine.jobs import threads
 from .finding import Finding, rate, rounded, times
@@ -56,9 +56,10 @@ def out_of_memory(signals: Signals) -> Finding | None:
     longest = max((side.longest for side in (signals.train, signals.validation) if side), default=0)
     context = signals.record.settings.ctx_size
     shorter = f"--ctx-size {rounded(min(longest or context, context) / 2)}, now {context}"
+    words = (error if now else said[-1]).strip().rstrip(".")
     rows = f" (the longest row has {longest} tokens)" if longest else ""
     return Finding(
-        "memory", "bad" if now else "note", "Out of memory", f"{error if now else said[-1]}{often}{used}",
+        "memory", "bad" if now else "note", "Out of memory", f"{words[:1].upper()}{words[1:]}{often}.{used}",
         f"Close other programs and /finetune resume {signals.name}; else start anew with {shorter}{rows}, with a "
         "smaller base, or with one that is quantized. --batch-size hardly matters: rows go through one by one.",
         "its memory ran out",
@@ -85,8 +86,8 @@ def left_out(signals: Signals) -> Finding | None:
         reason, number = Counter(side.skipped).most_common(1)[0]
         evidence = f"{most} could not be used: {times(number, 'time')} {reason}."
         advice = f"/finetune logs {signals.name} names them; mend them with /dataset edit and build again."
-    severity = "bad" if part >= MOST_LEFT_OUT else "note"
-    return Finding("left out", severity, "Many examples were left out", evidence, advice, "it saw few of its examples")  # type: ignore[arg-type]
+    severity: Literal["bad", "note"] = "bad" if part >= MOST_LEFT_OUT else "note"
+    return Finding("left out", severity, "Many examples were left out", evidence, advice, "it saw few of its examples")
 
 
 def few_examples(signals: Signals) -> Finding | None:
@@ -140,9 +141,10 @@ def slow(signals: Signals) -> Finding | None:
         return None
     speed, quarter = median(speeds), len(speeds) // 4
     first, last = median(speeds[:quarter]), median(speeds[-quarter:])
-    foreseen = (signals.record.plan or {}).get("tokens_per_s")
+    plan = signals.record.plan or {}
+    foreseen = (plan.get("time") or {}).get("tokens_per_s")
     used, cores = signals.record.threads, threads()
-    if isinstance(foreseen, (int, float)) and speed < SLOW * foreseen:
+    if foreseen and speed < SLOW * foreseen:
         evidence = f"{speed:,.0f} tokens/s, where the plan foresaw {foreseen:,.0f}."
         more = "Something else was at work on this machine, or its memory was full: look with /finetune doctor"
     elif last < SLOWED * first:

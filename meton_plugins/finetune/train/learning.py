@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 from .finding import Finding, loss, rate, times
 from .signals import Signals
@@ -199,8 +199,9 @@ def overfitted(signals: Signals) -> Finding | None:
         patience = "" if settings.patience else " --patience 2, now 0;"
         epochs = max(1, math.ceil(best.epoch))
         fewer = f" --epochs {epochs}, now {settings.epochs};" if epochs < settings.epochs else ""
+        severity: Literal["bad", "note"] = "note" if signals.early else "bad"  # where it was seen in time, all is well
         return Finding(
-            "overfitting", "bad", "It overfits",
+            "overfitting", severity, "It overfits" + (", and stopped by itself" if signals.early else ""),
             f"Training loss {loss(now)}, validation {loss(end)} after epoch {signals.judged[-1].epoch:.3g}; best "
             f"{loss(best.loss)} after epoch {best.epoch:.3g}.",
             f"{kept} Next time:{fewer}{patience} {_slower(signals, 2)}; more, and more different, examples help most.",
@@ -241,11 +242,9 @@ def too_short(signals: Signals) -> Finding | None:
 
 def _last_epoch(signals: Signals) -> tuple[float, float] | None:
     """The validation loss before and after the last epoch, where that still fell."""
-    if signals.status != "finished" or not signals.judged or not signals.batches:
+    if signals.status != "finished" or signals.early or not signals.judged or not signals.batches:
         return None
     end = signals.judged[-1]
-    if end.step < signals.total:  # it stopped early by itself
-        return None
     before = [c.loss for c in signals.checks if c.step <= end.step - signals.batches and math.isfinite(c.loss)]
     if not before or before[-1] - end.loss < max(FALLING * before[-1], FALLING_NATS):
         return None

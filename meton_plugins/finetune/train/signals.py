@@ -21,6 +21,8 @@ __all__ = ["Check", "Side", "Signals", "read"]
 #: read 5,000 whole steps takes ten times as long.
 SAMPLE: Final = 100
 
+#: Events whose message says why it did not simply go on.
+_FAILURES: Final = ("failed", "paused", "restarted")
 _STEP: Final = b'"event": "step"'
 _NUMBER: Final = b'"step": '
 _LOSS: Final = b'"loss": '
@@ -71,6 +73,11 @@ class Signals:
     def over(self) -> bool:
         """Whether it came to its end, by itself or because it was stopped."""
         return self.status in ("finished", "stopped")
+
+    @property
+    def early(self) -> bool:
+        """Whether it ended by itself before its last step, because nothing got better."""
+        return self.status == "finished" and bool(self.steps) and self.steps[-1] < self.total
 
     @property
     def failed(self) -> bool:
@@ -131,7 +138,7 @@ def read(run: Run) -> Signals:
         run.name, run.record, state, run.status, steps=list(losses), losses=list(losses.values()),
         checks=_checks(others, batches), sample=[event for line in picked if (event := _event(line)) is not None],
         total=total, batches=batches, train=_side(others, "train"), validation=_side(others, "validation"),
-        failures=tuple(str(event.get("message", "")) for event in others if event["event"] == "failed"),
+        failures=tuple(str(event.get("message", "")) for event in others if event["event"] in _FAILURES),
         broken=_broken(others, state.attempt, run.status), repeated=len(steps) - len(losses),
     )  # fmt: skip
 
