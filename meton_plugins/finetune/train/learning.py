@@ -42,8 +42,8 @@ RISE_NATS: Final = 0.03
 #: A validation loss that is so many times the training loss, and so many nats above it, is one of answers by heart.
 GAP: Final = 3.0
 GAP_NATS: Final = 0.5
-#: An epoch that still brought so much on the validation side was not the last one worth it.
-FALLING: Final = 0.03
+#: An epoch that still brought so much on the validation side was not the last one worth it: the rate was small by then.
+FALLING: Final = 0.05
 FALLING_NATS: Final = 0.05
 #: A LoRA hardly moves in fewer steps; 50 examples, the fewest advised, make 150.
 STEPS: Final = 50
@@ -64,7 +64,7 @@ def diverged(signals: Signals) -> Finding | None:
         at = f"at step {min(broken)}" if broken else f"at step {found[1]}" if found else "in the end"
         course = f"the loss went from {loss(finite[0])} to {loss(finite[-1])}, and " if len(finite) > 1 else ""
         evidence = f"{course}{at} the loss was no number any more"
-    elif first and last and len(finite) >= FEW and last > DIVERGED * first:
+    elif first and last and len(finite) >= FEW and last - _unsure(signals, finite) > DIVERGED * first:
         evidence = f"the training loss rose from {loss(first)} to {loss(last)}"
     else:
         return None
@@ -73,6 +73,11 @@ def diverged(signals: Signals) -> Finding | None:
         f"{_slower(signals, 10)}; what came of this run says gibberish. Look at the data too: /dataset preview.",
         "it diverged",
     )  # fmt: skip
+
+
+def _unsure(signals: Signals, finite: list[float]) -> float:
+    """How much the level at the end may owe to its rows, in nats; nothing where whole epochs are compared."""
+    return 0.0 if len(signals.epochs) >= 2 else _noise(finite)
 
 
 def not_falling(signals: Signals) -> Finding | None:
@@ -113,18 +118,22 @@ def _flat_epochs(signals: Signals, first: float, last: float) -> bool:
 
 def _flat_steps(signals: Signals) -> bool:
     part = len(signals.losses) // 3
-    if part < FEW / 2:
+    if part < FEW or not all(map(math.isfinite, signals.losses)):
         return False
-    head, tail = signals.losses[:part], signals.losses[-part:]
-    if not all(map(math.isfinite, (*head, *tail))):
-        return False
-    most = median(head) - median(tail) + 2 * math.hypot(_error(head), _error(tail))
-    return most < FLAT_NOISY * median(head) and not _judged_better(signals)
+    head = median(signals.losses[:part])
+    most = head - median(signals.losses[-part:]) + _noise(signals.losses)
+    return most < FLAT_NOISY * head and not _judged_better(signals)
 
 
 def _judged_better(signals: Signals) -> bool:
     base = signals.base_loss
     return bool(base and signals.judged and min(c.loss for c in signals.judged) < base * (1 - FLAT))
+
+
+def _noise(losses: list[float]) -> float:
+    """By how much the medians of the first and the last third may differ though nothing changed: three deviations."""
+    part = max(1, len(losses) // 3)
+    return 3 * math.hypot(_error(losses[:part]), _error(losses[-part:]))
 
 
 def _error(some: list[float]) -> float:
@@ -245,7 +254,8 @@ def _last_epoch(signals: Signals) -> tuple[float, float] | None:
     if signals.status != "finished" or signals.early or not signals.judged or not signals.batches:
         return None
     end = signals.judged[-1]
-    before = [c.loss for c in signals.checks if c.step <= end.step - signals.batches and math.isfinite(c.loss)]
+    # What the first epoch brought says nothing of a second.
+    before = [check.loss for check in signals.judged if check.step <= end.step - signals.batches]
     if not before or before[-1] - end.loss < max(FALLING * before[-1], FALLING_NATS):
         return None
     return before[-1], end.loss
