@@ -62,6 +62,10 @@ TOOLS: Final = (
         "training_compare", 'Compare two training runs. Input: {"a": "run-1", "b": "run-2"}', Effect.READ, "/finetune",
         "compare", words=("a", "b"), needs=True,
     ),
+    Tool(
+        "training_diagnose", 'Say what went wrong in a training run. Input: {"run": "run-1"}', Effect.READ, "/finetune",
+        "diagnose", words=("run",),
+    ),
     Tool("models_list", "List the tuned models. No input.", Effect.READ, "/model-register", "list"),
     Tool(
         "rate_answer", 'Rate the last answer, if the user wants it. Input: {"score": "1..5"}', Effect.WRITE, "/dataset",
@@ -79,6 +83,11 @@ TOOLS: Final = (
     Tool(
         "training_stop", 'Stop a training run. Input: {"run": "run-1"}', Effect.WRITE, "/finetune", "stop",
         words=("run",), does="stop the training",
+    ),
+    Tool(
+        "training_delete", 'Delete a training run for good. Input: {"run": "run-1"}', Effect.WRITE, "/finetune",
+        "delete", words=("run",), switches=("--yes",), does="delete a training run and its adapters for good",
+        needs=True,
     ),
     Tool(
         "model_export", 'Write a run\'s tuned model as GGUF. Input: {"run": "run-1", "quant": "q4_k_m"}',

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ...host.api import Command
 from ..errors import UsageError
 from ..paths import Home
+from .deleting import delete, delete_flags
+from .diagnosing import diagnose
 from .edge import guarded
 from .following import compare, compare_flags, logs, logs_flags, run_flag, show, status, watch
+from .noting import note, note_flags, note_words
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
 from .starting import start, start_flags
@@ -38,7 +41,9 @@ def make(host: Host, home: Home) -> Command:
 
 
 def _run(host: Host, home: Home, line: str) -> int:
-    words = split(line)
+    typed = line.split(maxsplit=1)
+    taken = AS_TYPED.get(typed[0]) if typed else None
+    words = [typed[0], *taken("".join(typed[1:]))] if taken else split(line)
     verbs_wanted("/finetune", words, {name: verb.summary for name, verb in VERBS.items()})
     name, *rest = words
     if name not in VERBS:
@@ -61,5 +66,11 @@ VERBS: Final[dict[str, Verb]] = {
     "stop": Verb("end a run, keep the best so far", stop, run_flag),
     "runs": Verb("one line a run", status, lambda parser: None),
     "show": Verb("a run's base, data, settings and result", show, run_flag),
+    "diagnose": Verb("what the numbers of a run say, and what to change", diagnose, run_flag),
+    "note": Verb("keep what you learned with a run", note, note_flags),
     "compare": Verb("two runs side by side: what differs, and what came of it", compare, compare_flags),
+    "delete": Verb("runs that are no longer wanted, or only their checkpoints", delete, delete_flags),
 }
+
+#: Verbs with a text of the user's, and how the rest of the line becomes words: quotes in it are letters.
+AS_TYPED: Final[dict[str, Callable[[str], list[str]]]] = {"note": note_words}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .edge import note, say, show_json
 from .options import Parser, split
-from .progress import bar, run_line
+from .progress import bar, run_line, size
 from .tables import many
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def backup(host: Host, home: Home, rest: str) -> int:
         value = {"file": str(made.path), "bytes": made.bytes, "files": made.files}
         show_json(host, {**value, "runs": made.runs, "datasets": made.datasets, "links": made.links})
         return 0
-    say(host, f"Backed up to {made.path} ({_size(made.bytes)}).", "bold")
+    say(host, f"Backed up to {made.path} ({size(made.bytes)}).", "bold")
     inside = f"{many(made.datasets, 'dataset')} and {many(made.runs, 'run')}"
     note(host, f"{many(made.files, 'file')}, of {inside}; readable by you alone")
     for link in made.links:
@@ -75,7 +75,3 @@ def restore(host: Host, home: Home, rest: str) -> int:
     for run in runs:
         say(host, run_line(run, width))
     return 0
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**20:.1f} MB" if number >= 2**20 else f"{max(1, number >> 10)} KB"

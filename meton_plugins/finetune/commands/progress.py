@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..train.record import State
     from ..train.runs import Run
 
-__all__ = ["bar", "duration", "left_out", "run_line", "trend"]
+__all__ = ["bar", "duration", "left_out", "run_line", "size", "trend"]
 
 #: Of `interrupted`, the longest status.
 STATUS_WIDTH: Final = 11
@@ -47,6 +47,13 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(number: int) -> str:
+    """Bytes as `12 KB`, `3.4 MB`, `1.2 GB`."""
+    if number >= 2**30:
+        return f"{number / 2**30:.1f} GB"
+    return f"{number / 2**20:.1f} MB" if number >= 2**20 else f"{max(1, number >> 10)} KB"
 
 
 def trend(state: State) -> str:

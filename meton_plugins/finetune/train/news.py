@@ -10,7 +10,7 @@ from ..paths import Home
 from ..settings import load
 from ..told import Told
 from .record import State
-from .runs import all_runs
+from .runs import Run, all_runs
 
 __all__ = ["news", "time_to_train"]
 
@@ -26,7 +26,7 @@ def news(home: Home) -> list[str]:
     known = told.get("runs")
     before = known if isinstance(known, dict) else {}
     now: dict[str, str] = {}
-    lines = []
+    ended: list[tuple[Run, str, State]] = []
     for run in all_runs(home.runs):
         # A later run may have an earlier one's name.
         key = f"{run.name}@{(run.folder / 'run.json').stat().st_mtime_ns}"
@@ -35,12 +35,25 @@ def news(home: Home) -> list[str]:
         if state.attempt == 0 or status not in ("finished", "failed", "interrupted"):
             mark = before.get(key, "")
         elif before.get(key) != mark:
-            lines.append(_line(run.name, status, state))
+            ended.append((run, status, state))
         now[key] = mark
     if now != before:
         told.put("runs", now)
-    more = len(lines) - LINES
-    return [f"{more} more runs have ended: see /finetune runs.", *lines[-LINES:]] if more > 0 else lines
+    lines = [_line(run.name, status, state, _short(run, status)) for run, status, state in ended[-LINES:]]
+    more = len(ended) - LINES
+    return [f"{more} more runs have ended: see /finetune runs.", *lines] if more > 0 else lines
+
+
+def _short(run: Run, status: str) -> str | None:
+    """What most spoils a run that finished, in a few words."""
+    if status != "finished":
+        return None
+    from .diagnosis import hint
+
+    try:
+        return hint(run)
+    except (FinetuneError, LookupError, TypeError, ValueError):  # a damaged run must not keep a chat from starting
+        return None
 
 
 def time_to_train(home: Home, library: Library) -> str | None:
@@ -58,11 +71,13 @@ def time_to_train(home: Home, library: Library) -> str | None:
     return None
 
 
-def _line(name: str, status: str, state: State) -> str:
+def _line(name: str, status: str, state: State, short: str | None) -> str:
     if status == "finished":
         loss = state.validation_loss if state.best_loss is None else state.best_loss
         known = loss is not None and state.base_loss is not None
         better = f" (validation loss {state.base_loss:.2f} → {loss:.2f})" if known else ""
+        if short:
+            return f"The run {name} has finished{better}, but {short}: see /finetune diagnose {name}."
         return f"The run {name} has finished{better}: /export model {name} makes a model of it."
     if status == "failed":
         return f"The run {name} has failed: {state.error or f'see /finetune logs {name}'}"
