@@ -23,7 +23,7 @@ from ..errors import EngineError
 from ..settings import PROJECTIONS
 from .abi import EPOCH_CALLBACK, EVAL_CALLBACK, LoraParams
 from .model import Model, attach
-from .tensor import at, flat
+from .tensor import Place, at
 
 __all__ = ["Adapter", "Array", "Gradients", "RowTrainer"]
 
@@ -58,6 +58,8 @@ class RowTrainer:
         self._adamw_op = self.library.op("OPT_STEP_ADAMW")
         self._steps: list[tuple[int, int]] = []
         self._weights: dict[str, Array] = {}
+        #: Those of `_weights` that lie on a GPU.
+        self._away: dict[str, Place] = {}
         self._gradients: Gradients = {}
         self._loss = float("nan")
         self._ready = False
@@ -146,11 +148,12 @@ class RowTrainer:
         return self._loss, self._gradients
 
     def weights(self) -> dict[str, Array]:
-        """The adapter's tensors, flat, as views: writing into them changes the adapter. Known after one gradient."""
+        """The adapter's tensors, flat: writing into them changes the adapter. Known after one gradient."""
         return self._weights
 
     def save(self, path: Path) -> None:
         """Write the adapter as GGUF to `path`."""
+        self._send()
         if not self.library.llama_lora_save_adapter(self.adapter, str(path).encode(), self.model.handle):
             raise EngineError(
                 f"The adapter could not be written to {path}: if the disk is full, make room, then resume."
@@ -160,6 +163,7 @@ class RowTrainer:
         length = len(tokens) - 1
         if not 1 <= length <= self.n_ctx:
             raise EngineError(f"A row of {length} tokens does not fit a context of {self.n_ctx}.")
+        self._send()
         self._set_length(length)
         self._tokens[:length], self._tokens[length:] = tokens[:-1], 0
         self._labels[:length], self._labels[length:] = tokens[1:], 0
@@ -175,6 +179,11 @@ class RowTrainer:
             self._on_epoch,
             self._on_epoch,
         )
+
+    def _send(self) -> None:
+        # Whoever got the weights may have changed them at any time since.
+        for name, place in self._away.items():
+            place.put(self._weights[name])
 
     def _set_length(self, length: int) -> None:
         # The length belongs to the model, so the optimizer context is made anew for each row (0.1 ms).
@@ -207,10 +216,14 @@ class RowTrainer:
             if train:
                 for weight, gradient in self._steps:
                     tensor = at(weight)
-                    name, view = tensor.name.decode(), flat(at(gradient))
-                    self._weights[name] = flat(tensor)
-                    self._gradients[name] = view.copy()
-                    view.fill(0)  # the library adds to it for ever
+                    name = tensor.name.decode()
+                    # Zeroed as it is taken: the library adds to it for ever.
+                    self._gradients[name] = Place(self.library, at(gradient)).take()
+                    if name not in self._weights:
+                        place = Place(self.library, tensor)
+                        self._weights[name] = place.values()
+                        if not place.on_host:
+                            self._away[name] = place
         except BaseException:  # an exception cannot cross C; going on would train on rubbish
             traceback.print_exc(file=sys.stderr)
             os._exit(70)
