@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import EngineError
+from .package import installed
 from .process import run_job
 
 if TYPE_CHECKING:
@@ -85,16 +86,14 @@ def describe() -> str:
     return str(run_job("gpu")["device"])
 
 
-def prove(first_loss: float, last_loss: float) -> str:
-    """Two steps of training on the device; its line, or EngineError where they do not give the CPU's losses (nats).
-
-    `first_loss` and `last_loss` are those of the engine's own proof: see `package.Engine.proof`.
-    """
-    device = describe()
+def prove() -> str:
+    """Two steps of training on the device; its line, or EngineError where they do not give the CPU's losses."""
+    device, cpu = describe(), installed().proof
     result = run_job("prove", threads=1, gpu_layers=ALL_LAYERS)
-    if max(abs(result["first_loss"] - first_loss), abs(result["last_loss"] - last_loss)) > TOLERANCE:
+    first, last = result["first_loss"], result["last_loss"]
+    if max(abs(first - cpu["first_loss"]), abs(last - cpu["last_loss"])) > TOLERANCE:
         raise EngineError(
-            f"{device} trains wrongly (loss {result['first_loss']:.4f} to {result['last_loss']:.4f}, on the CPU "
-            f"{first_loss:.4f} to {last_loss:.4f}): update its driver, {ELSE}."
+            f"{device} trains wrongly (loss {first:.4f} to {last:.4f}, on the CPU {cpu['first_loss']:.4f} to "
+            f"{cpu['last_loss']:.4f}): update its driver, {ELSE}."
         )
     return device

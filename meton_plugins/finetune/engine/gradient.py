@@ -35,6 +35,10 @@ Gradients = dict[str, Array]
 TARGET_BITS: Final = {name: 1 << bit for bit, name in enumerate(PROJECTIONS)}
 #: GGML_TYPE_I32.
 I32: Final = 26
+#: What the library calls the gradient of a tensor.
+GRADIENT: Final = b"grad for "
+#: Between a device's name, the name of a tensor of another device that is copied to it, and a number.
+COPY: Final = b"#"
 #: Standard deviation of the adapter's first weights, the library's own default.
 INIT_STD: Final = 0.02
 
@@ -57,6 +61,8 @@ class RowTrainer:
         self.library = model.library
         self._adamw_op = self.library.op("OPT_STEP_ADAMW")
         self._steps: list[tuple[int, int]] = []
+        #: With a GPU: where each gradient is added up, by name.
+        self._sums: dict[bytes, int] = {}
         self._weights: dict[str, Array] = {}
         #: Those of `_weights` that lie on a GPU.
         self._away: dict[str, Place] = {}
@@ -169,6 +175,7 @@ class RowTrainer:
         self._labels[:length], self._labels[length:] = tokens[1:], 0
         self._masks[:length], self._masks[length:] = trained[1:], 0
         self._steps.clear()
+        self._sums.clear()
         self._gradients = {}
         self.library.llama_opt_epoch(
             self.handle,
@@ -205,7 +212,15 @@ class RowTrainer:
             if tensor.op == self._adamw_op:
                 self._steps.append((tensor.src[0], tensor.src[1]))
                 tensor.op = 0
+            elif self.model.gpu_layers and tensor.view_src and tensor.name.startswith(GRADIENT):
+                self._sums[tensor.name] = node
         return False
+
+    def _sum(self, gradient: int) -> int:
+        # Where weight and gradient lie on two devices, the step sees a copy: its memory has long been used for other
+        # things, and zeroing it leaves the sum as it is.
+        _, copied, rest = at(gradient).name.partition(COPY)
+        return self._sums[rest.rpartition(COPY)[0]] if copied else gradient
 
     def _epoch(self, train: bool, _o: Any, _d: Any, result: int, _i: int, _n: int, _t: int) -> None:
         try:
@@ -218,7 +233,7 @@ class RowTrainer:
                     tensor = at(weight)
                     name = tensor.name.decode()
                     # Zeroed as it is taken: the library adds to it for ever.
-                    self._gradients[name] = Place(self.library, at(gradient)).take()
+                    self._gradients[name] = Place(self.library, at(self._sum(gradient))).take()
                     if name not in self._weights:
                         place = Place(self.library, tensor)
                         self._weights[name] = place.values()

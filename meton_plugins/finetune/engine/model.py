@@ -23,6 +23,7 @@ class Model:
 
     def __init__(self, library: Library, path: Path, *, vocab_only: bool = False, gpu_layers: int = 0) -> None:
         self.library = library
+        self.gpu_layers = gpu_layers
         params = library.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         if gpu_layers:  # one device: training over several was never tried
