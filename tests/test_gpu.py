@@ -70,8 +70,8 @@ def test_no_device(broken: Library, base: BaseMaker, monkeypatch: pytest.MonkeyP
     with pytest.raises(EngineError) as caught:
         Model(broken, base(), gpu_layers=1)
     assert caught.value.sentence == (
-        "Vulkan finds no GPU on this machine (vulkaninfo --summary says more): install your GPU's driver, or train with "
-        "--gpu-layers 0."
+        "Vulkan finds no GPU on this machine (vulkaninfo --summary says more): install your GPU's driver, or train "
+        "with --gpu-layers 0."
     )
 
 

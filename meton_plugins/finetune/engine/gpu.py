@@ -91,7 +91,8 @@ def prove() -> str:
     device, cpu = describe(), installed().proof
     result = run_job("prove", threads=1, gpu_layers=ALL_LAYERS)
     first, last = result["first_loss"], result["last_loss"]
-    if max(abs(first - cpu["first_loss"]), abs(last - cpu["last_loss"])) > TOLERANCE:
+    # Put so that a loss which is no number is refused too.
+    if not all(abs(result[name] - cpu[name]) <= TOLERANCE for name in ("first_loss", "last_loss")):
         raise EngineError(
             f"{device} trains wrongly (loss {first:.4f} to {last:.4f}, on the CPU {cpu['first_loss']:.4f} to "
             f"{cpu['last_loss']:.4f}): update its driver, {ELSE}."
