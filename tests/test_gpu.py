@@ -6,6 +6,7 @@ write a buffer that the trainer is told not to touch. `test_a_device_trains_as_t
 
 from __future__ import annotations
 
+import ctypes as C
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from conftest import INSTALLED, BaseMaker
 
 from meton_plugins.finetune.engine import gpu
+from meton_plugins.finetune.engine.abi import Tensor
 from meton_plugins.finetune.engine.adamw import AdamW
 from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library
@@ -125,6 +127,21 @@ def test_a_device_s_numbers_are_trained_as_the_host_s(
     for name, values in here[1].items():
         np.testing.assert_array_equal(away[1][name], values)
     assert (tmp_path / "away.gguf").read_bytes() == (tmp_path / "here.gguf").read_bytes()
+
+
+def test_a_gradient_is_read_where_it_is_added_up() -> None:
+    # Where weight and gradient lie on two devices, the step sees a copy, whose memory is soon used for other things.
+    # Seen on Mesa's software Vulkan: read there, most gradients were rubbish, and training went on without an error.
+    name = b"grad for blk.10.attn_output.weight.lora_a"
+    own, copy = Tensor(name=name), Tensor(name=b"Vulkan0#" + name + b"#0")
+    trainer = RowTrainer.__new__(RowTrainer)
+    trainer._sums = {name: C.addressof(own)}
+    assert trainer._sum(C.addressof(own)) == C.addressof(own)
+    assert trainer._sum(C.addressof(copy)) == C.addressof(own)
+    trainer._sums = {}
+    assert trainer._sum(C.addressof(own)) == C.addressof(own)
+    with pytest.raises(EngineError, match="gpu-layers 0"):
+        trainer._sum(C.addressof(copy))
 
 
 def test_a_device_trains_as_the_cpu_does(engine: Engine) -> None:

@@ -44,6 +44,8 @@ def setup(host: Host, home: Home, options: argparse.Namespace) -> int:
     say(host, f"✓ Engine {engine.version} {'installed' if done else 'is in place'} ({engine.backend}).", "green")
     proof = engine.proof
     note(host, f"Its own proof: loss {proof['first_loss']:.3f} → {proof['last_loss']:.3f} in two steps.")
+    if engine.gpu:
+        note(host, "Its GPU part (Vulkan) is here too: /finetune doctor says which device it finds.")
     return 0
 
 

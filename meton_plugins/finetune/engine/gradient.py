@@ -220,7 +220,12 @@ class RowTrainer:
         # Where weight and gradient lie on two devices, the step sees a copy: its memory has long been used for other
         # things, and zeroing it leaves the sum as it is.
         _, copied, rest = at(gradient).name.partition(COPY)
-        return self._sums[rest.rpartition(COPY)[0]] if copied else gradient
+        if not copied:
+            return gradient
+        found = self._sums.get(rest.rpartition(COPY)[0])
+        if found is None:
+            raise EngineError("A gradient on the GPU cannot be found: train with --gpu-layers 0.")
+        return found
 
     def _epoch(self, train: bool, _o: Any, _d: Any, result: int, _i: int, _n: int, _t: int) -> None:
         try:
