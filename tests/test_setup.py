@@ -93,12 +93,12 @@ def test_package_without_a_backend_for_this_cpu(
 def test_nothing_outside_the_folder_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = platform_key()
     inside = f"prebuilds/{key}/qvac__fabric/"
-    names = [f"{inside}libqvac-ggml-cpu/../../../../evil.so", f"{inside}../evil.so", f"{inside}libqvac-ggml-vulkan.so"]
+    names = [f"{inside}libqvac-ggml-cpu/../../../../evil.so", f"{inside}../evil.so", f"{inside}libqvac-ggml-hip.so"]
     files = {f"prebuilds/{key}/qvac__fabric.bare": b"x", **dict.fromkeys(names, b"evil")}
     source = tarball(tmp_path / "p.tgz", files, monkeypatch)
     target = tmp_path / "out" / "engine"
     target.parent.mkdir()
-    setup._extract(source, target, key)
+    setup._extract(source, target, key, gpu=True)
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["qvac__fabric.bare"]
 
 
@@ -193,13 +193,69 @@ def test_second_call_does_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatc
     assert said == []
 
 
-def fake_engine(folder: Path) -> Path:
+def fake_engine(folder: Path, gpu: str = "") -> Path:
     """A folder that `find` takes for an engine."""
     folder.mkdir(parents=True)
-    for name in ("lib", "backend"):
+    for name in filter(None, ("lib", "backend", gpu)):
         (folder / name).write_bytes(b"x")
-    package.record(Engine(folder, VERSION, INTEGRITY, "lib", "backend", {"first_loss": 2.0}))
+    package.record(Engine(folder, VERSION, INTEGRITY, "lib", "backend", {"first_loss": 2.0}, gpu))
     return folder
+
+
+def test_the_gpu_part_is_added_to_an_engine_without_it(npm: FakeNpm) -> None:
+    record = npm("sys.exit(1)")
+    fake_engine(engine_dir())
+    assert setup.setup(lambda line: None)[1] is False
+    assert not record.exists()
+    assert failed(gpu=True).startswith("The engine could not be fetched")
+    assert record.exists()
+    assert find() is not None  # still the old one
+
+
+def test_an_engine_with_the_gpu_part_is_in_place(npm: FakeNpm) -> None:
+    record = npm("sys.exit(1)")
+    fake_engine(engine_dir(), "gpu.so")
+    assert setup.setup(lambda line: None, gpu=True)[1] is False
+    assert not record.exists()
+    (engine_dir() / "gpu.so").unlink()
+    assert find() is None
+
+
+def test_an_engine_of_a_setup_that_knew_no_gpu() -> None:
+    folder = fake_engine(engine_dir())
+    values = json.loads((folder / "engine.json").read_text())
+    del values["gpu"]
+    (folder / "engine.json").write_text(json.dumps(values))
+    found = find()
+    assert found is not None
+    assert found.gpu == ""
+
+
+def test_package_without_a_gpu_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = platform_key()
+    source = tarball(tmp_path / "p.tgz", {f"prebuilds/{key}/qvac__fabric.bare": b"x"}, monkeypatch)
+    assert failed(source=source, gpu=True) == (f"The package has no Vulkan backend for {key}: run setup without --gpu.")
+
+
+@pytest.mark.parametrize(("loader", "wanted"), [(False, False), (True, False), (False, True)])
+def test_the_gpu_part_is_kept_where_it_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: bool, wanted: bool
+) -> None:
+    key = platform_key()
+    inside = f"prebuilds/{key}/qvac__fabric"
+    files = {f"{inside}.bare": b"x", f"{inside}/libqvac-ggml-vulkan.so": b"v", f"{inside}/libqvac-ggml-hip.so": b"h"}
+    source = tarball(tmp_path / "p.tgz", files, monkeypatch)
+    monkeypatch.setattr(setup, "has_loader", lambda: loader)
+    monkeypatch.setattr(setup, "_choose", lambda folder, key: Engine(folder, VERSION, INTEGRITY, "qvac__fabric.bare",
+                                                                     "qvac__fabric.bare", {}))  # fmt: skip
+    monkeypatch.setattr(
+        setup, "run_job", lambda kind, **options: {"first_loss": 2.0, "last_loss": 1.0, "gradient_drift": 0.0}
+    )
+    engine, _ = setup.setup(lambda line: None, source=source, gpu=wanted)
+    kept = loader or wanted
+    assert engine.gpu == ("libqvac-ggml-vulkan.so" if kept else "")
+    assert (engine.folder / "libqvac-ggml-vulkan.so").exists() == kept
+    assert not (engine.folder / "libqvac-ggml-hip.so").exists()
 
 
 def test_failed_setup_again_keeps_the_old_engine(npm: FakeNpm) -> None:
@@ -293,7 +349,8 @@ def _change(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_install_from_the_real_package() -> None:
+def test_install_from_the_real_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "has_loader", lambda: False)
     if not TARBALL.is_file():
         pytest.skip(f"There is no {TARBALL}: make one with npm pack, and name it in QVAC_FABRIC_TARBALL.")
     said: list[str] = []
@@ -310,6 +367,7 @@ def test_install_from_the_real_package() -> None:
         files
     )
     assert sum(files.values()) < 60 * 2**20
+    assert not engine.gpu
     assert not [name for name in files if "vulkan" in name or "win32" in name]
     assert sorted(path.name for path in machine_dir().iterdir()) == ["engine", "engine.lock"]
     again: list[str] = []

@@ -22,6 +22,7 @@ def setup_flags(parser: Parser) -> None:
     """Of `setup`."""
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="install from this tarball")
     parser.add_argument("--again", action="store_true", help="install even where it is in place")
+    parser.add_argument("--gpu", action="store_true", help="with the Vulkan backend (100 MB), also where no loader is")
 
 
 def doctor_flags(parser: Parser) -> None:
@@ -33,13 +34,18 @@ def setup(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Install the engine."""
     from ..engine import setup as service
 
-    engine, done = service.setup(lambda text: say(host, f"… {text}", "dim"), source=options.source, again=options.again)
+    engine, done = service.setup(
+        lambda text: say(host, f"… {text}", "dim"), source=options.source, again=options.again, gpu=options.gpu
+    )
     if host.json:
-        show_json(host, {"version": engine.version, "backend": engine.backend, "installed": done, **engine.proof})
+        facts = {"version": engine.version, "backend": engine.backend, "gpu": engine.gpu or None}
+        show_json(host, {**facts, "installed": done, **engine.proof})
         return 0
     say(host, f"✓ Engine {engine.version} {'installed' if done else 'is in place'} ({engine.backend}).", "green")
     proof = engine.proof
     note(host, f"Its own proof: loss {proof['first_loss']:.3f} → {proof['last_loss']:.3f} in two steps.")
+    if engine.gpu:
+        note(host, "Its GPU part (Vulkan) is here too: /finetune doctor says which device it finds.")
     return 0
 
 

@@ -23,7 +23,7 @@ from ..errors import EngineError
 from ..settings import PROJECTIONS
 from .abi import EPOCH_CALLBACK, EVAL_CALLBACK, LoraParams
 from .model import Model, attach
-from .tensor import at, flat
+from .tensor import Place, at
 
 __all__ = ["Adapter", "Array", "Gradients", "RowTrainer"]
 
@@ -35,6 +35,10 @@ Gradients = dict[str, Array]
 TARGET_BITS: Final = {name: 1 << bit for bit, name in enumerate(PROJECTIONS)}
 #: GGML_TYPE_I32.
 I32: Final = 26
+#: What the library calls the gradient of a tensor.
+GRADIENT: Final = b"grad for "
+#: Between a device's name, the name of a tensor of another device that is copied to it, and a number.
+COPY: Final = b"#"
 #: Standard deviation of the adapter's first weights, the library's own default.
 INIT_STD: Final = 0.02
 
@@ -57,7 +61,11 @@ class RowTrainer:
         self.library = model.library
         self._adamw_op = self.library.op("OPT_STEP_ADAMW")
         self._steps: list[tuple[int, int]] = []
+        #: With a GPU: where each gradient is added up, by name.
+        self._sums: dict[bytes, int] = {}
         self._weights: dict[str, Array] = {}
+        #: Those of `_weights` that lie on a GPU.
+        self._away: dict[str, Place] = {}
         self._gradients: Gradients = {}
         self._loss = float("nan")
         self._ready = False
@@ -146,11 +154,12 @@ class RowTrainer:
         return self._loss, self._gradients
 
     def weights(self) -> dict[str, Array]:
-        """The adapter's tensors, flat, as views: writing into them changes the adapter. Known after one gradient."""
+        """The adapter's tensors, flat: writing into them changes the adapter. Known after one gradient."""
         return self._weights
 
     def save(self, path: Path) -> None:
         """Write the adapter as GGUF to `path`."""
+        self._send()
         if not self.library.llama_lora_save_adapter(self.adapter, str(path).encode(), self.model.handle):
             raise EngineError(
                 f"The adapter could not be written to {path}: if the disk is full, make room, then resume."
@@ -160,11 +169,13 @@ class RowTrainer:
         length = len(tokens) - 1
         if not 1 <= length <= self.n_ctx:
             raise EngineError(f"A row of {length} tokens does not fit a context of {self.n_ctx}.")
+        self._send()
         self._set_length(length)
         self._tokens[:length], self._tokens[length:] = tokens[:-1], 0
         self._labels[:length], self._labels[length:] = tokens[1:], 0
         self._masks[:length], self._masks[length:] = trained[1:], 0
         self._steps.clear()
+        self._sums.clear()
         self._gradients = {}
         self.library.llama_opt_epoch(
             self.handle,
@@ -175,6 +186,11 @@ class RowTrainer:
             self._on_epoch,
             self._on_epoch,
         )
+
+    def _send(self) -> None:
+        # Whoever got the weights may have changed them at any time since.
+        for name, place in self._away.items():
+            place.put(self._weights[name])
 
     def _set_length(self, length: int) -> None:
         # The length belongs to the model, so the optimizer context is made anew for each row (0.1 ms).
@@ -196,7 +212,20 @@ class RowTrainer:
             if tensor.op == self._adamw_op:
                 self._steps.append((tensor.src[0], tensor.src[1]))
                 tensor.op = 0
+            elif self.model.gpu_layers and tensor.view_src and tensor.name.startswith(GRADIENT):
+                self._sums[tensor.name] = node
         return False
+
+    def _sum(self, gradient: int) -> int:
+        # Where weight and gradient lie on two devices, the step sees a copy: its memory has long been used for other
+        # things, and zeroing it leaves the sum as it is.
+        _, copied, rest = at(gradient).name.partition(COPY)
+        if not copied:
+            return gradient
+        found = self._sums.get(rest.rpartition(COPY)[0])
+        if found is None:
+            raise EngineError("A gradient on the GPU cannot be found: train with --gpu-layers 0.")
+        return found
 
     def _epoch(self, train: bool, _o: Any, _d: Any, result: int, _i: int, _n: int, _t: int) -> None:
         try:
@@ -207,10 +236,14 @@ class RowTrainer:
             if train:
                 for weight, gradient in self._steps:
                     tensor = at(weight)
-                    name, view = tensor.name.decode(), flat(at(gradient))
-                    self._weights[name] = flat(tensor)
-                    self._gradients[name] = view.copy()
-                    view.fill(0)  # the library adds to it for ever
+                    name = tensor.name.decode()
+                    # Zeroed as it is taken: the library adds to it for ever.
+                    self._gradients[name] = Place(self.library, at(self._sum(gradient))).take()
+                    if name not in self._weights:
+                        place = Place(self.library, tensor)
+                        self._weights[name] = place.values()
+                        if not place.on_host:
+                            self._away[name] = place
         except BaseException:  # an exception cannot cross C; going on would train on rubbish
             traceback.print_exc(file=sys.stderr)
             os._exit(70)

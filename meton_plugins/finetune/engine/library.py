@@ -32,6 +32,7 @@ class Library:
     """All functions of `abi.FUNCTIONS` as attributes. Its log goes to stderr, and through `listen`; see `complaint`."""
 
     def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         try:
             self._dll = C.CDLL(str(engine.library_path), mode=C.RTLD_GLOBAL)
             for name, (result, arguments) in FUNCTIONS.items():

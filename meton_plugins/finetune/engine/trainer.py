@@ -66,7 +66,7 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
     created = job.get("created")
     today = datetime.datetime.fromisoformat(created) if created else None
     template = template_for(info, settings.chat_template, today)
-    with Model(library, base) as model:
+    with Model(library, base, gpu_layers=settings.gpu_layers) as model:
         sides: dict[str, list[Row]] = {}
         for side in ("train", "validation"):
             chats = read_chats(folder / "dataset" / f"{side}.jsonl", job["system"])

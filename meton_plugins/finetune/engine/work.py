@@ -20,6 +20,7 @@ from ..gguf.tiny import make_tiny
 from .adamw import AdamW
 from .file_types import FILE_TYPES
 from .generate import adapter_of, generate, pace
+from .gpu import look
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
@@ -126,7 +127,7 @@ def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
     """Train a tiny base for two steps; the second gradient must be what it is alone, and the loss must fall."""
     with tempfile.TemporaryDirectory() as folder:
         base = make_tiny(Path(folder) / "tiny.gguf")
-        with Model(library, base) as model:
+        with Model(library, base, gpu_layers=job.get("gpu_layers", 0)) as model:
             tokens = np.asarray(model.encode("the quick brown fox jumps over the lazy dog", start=True), np.int32)
             trained = np.ones(len(tokens), np.bool_)
             other = np.ascontiguousarray(tokens[::-1])
@@ -149,6 +150,6 @@ def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
 
 
 JOBS: Final[dict[str, Callable[[Library, dict[str, Any], Emit, Wanted], None]]] = {
-    "count": count, "evaluate": evaluate, "generate": generate, "pace": pace, "preview": preview, "prove": prove,
-    "quantize": quantize, "train": train,
+    "count": count, "evaluate": evaluate, "generate": generate, "gpu": look, "pace": pace, "preview": preview,
+    "prove": prove, "quantize": quantize, "train": train,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shutil
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import psutil
 
+from ..engine import gpu
 from ..engine.package import find, platform_key
 from ..errors import FinetuneError
 from ..paths import Home
@@ -18,6 +20,10 @@ from ..settings import Settings
 
 __all__ = ["Finding", "examine", "surface"]
 
+#: The program of the engine's makers; see `_foreign_trainer`.
+FOREIGN_TRAINER = "llama-finetune-lora"
+#: Folders of the home folder in which people keep checkouts.
+SOURCES = ("src", "code", "git", "projects", "repos", "work", "dev")
 #: CPU features that decide which of the engine's backends runs, best first.
 FEATURES = ("amx_int8", "avx512_bf16", "avx512f", "avx2", "avx", "sse4_2")
 
@@ -34,7 +40,8 @@ class Finding(NamedTuple):
 def examine(home: Home, settings: Settings, host: str, config: Path | None) -> list[Finding]:
     """All findings, in the order in which a user would mend them."""
     return [
-        *_platform(), *_engine(), *_memory(), *_disk(home), *_server(settings), _host(host, config), *_foreign_trainer()
+        *_platform(), *_engine(), _gpu(), *_memory(), *_disk(home), *_server(settings), _host(host, config),
+        *_foreign_trainer(),
     ]  # fmt: skip
 
 
@@ -92,6 +99,19 @@ def _engine() -> Iterator[Finding]:
         yield Finding("ok", "engine", f"qvac-fabric {engine.version}, {backend}, proven on this machine")
 
 
+def _gpu() -> Finding:
+    if not gpu.has_loader():
+        return Finding("ok", "GPU", f"none that programs can reach ({gpu.LOADER} is not here): the CPU trains")
+    engine = find()
+    if engine is None or not engine.gpu:
+        return Finding("note", "GPU", "not looked for: the engine's GPU part is not here", "/finetune setup --gpu")
+    try:
+        device = gpu.describe()
+    except FinetuneError as error:
+        return Finding("note", "GPU", "none: the CPU trains", error.sentence)
+    return Finding("note", "GPU", f"{device} via Vulkan", "unproven: --gpu-layers N uses it, see docs/gpu.md")
+
+
 def _memory() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     text = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GB free"
@@ -128,9 +148,18 @@ def _host(host: str, config: Path | None) -> Finding:
 
 
 def _foreign_trainer() -> Iterator[Finding]:
-    found = shutil.which("llama-finetune-lora")
+    found = shutil.which(FOREIGN_TRAINER) or next(_built(), None)
     if found:
         yield Finding(
-            "note", "llama-finetune-lora", found,
+            "note", FOREIGN_TRAINER, str(found),
             "not used: it never zeroes its gradients, so it trains weakly, and loses its work when stopped",
         )  # fmt: skip
+
+
+def _built() -> Iterator[Path]:
+    """The trainer where people build it: in a checkout of llama.cpp or of its fork, seldom on PATH."""
+    places = [Path.home(), *(Path.home() / name for name in SOURCES), Path("/opt"), Path("/usr/local/src")]
+    for place, checkout in itertools.product(places, ("*llama*", "*qvac*")):
+        for file in place.glob(f"{checkout}/build*/bin/{FOREIGN_TRAINER}"):
+            if os.access(file, os.X_OK):
+                yield file
