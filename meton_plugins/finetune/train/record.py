@@ -46,6 +46,8 @@ class RunRecord(_Record):
     threads: int
     #: The run whose best adapter this one began with (`start.gguf` in its folder).
     parent: str | None = None
+    #: sha256 of that adapter: a name may be another run's later.
+    parent_adapter: str | None = None
     #: With a parent: examples that it or its ancestors were trained on, for each new one; None for the whole dataset.
     replay: float | None = None
     recipe: str | None = None
