@@ -13,6 +13,8 @@ from .edge import guarded
 from .following import compare, compare_flags, logs, logs_flags, run_flag, show, status, watch
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
+from .recipes import recipes, recipes_flags
+from .refreshing import refresh, refresh_flags
 from .starting import start, start_flags
 from .steering import pause, resume, stop
 
@@ -62,4 +64,6 @@ VERBS: Final[dict[str, Verb]] = {
     "runs": Verb("one line a run", status, lambda parser: None),
     "show": Verb("a run's base, data, settings and result", show, run_flag),
     "compare": Verb("two runs side by side: what differs, and what came of it", compare, compare_flags),
+    "refresh": Verb("build what was rated since a run, and go on from it", refresh, refresh_flags),
+    "recipes": Verb("settings for a strategy, with their reasons: list, show, copy", recipes, recipes_flags),
 }

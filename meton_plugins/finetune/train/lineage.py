@@ -132,19 +132,27 @@ def adapter_of(run: Run) -> Path:
 
 
 def _before(run: Run) -> Learned:
-    """What `run` began with; of a run that lacks the file, all that run.json says."""
+    """What `run` began with; of a run that lacks the file, what run.json says."""
     try:
         return Learned.model_validate_json((run.folder / LEARNED).read_bytes())
     except FileNotFoundError:
-        record = run.record
-        if record.parent is None:
-            return Learned()
-        return Learned(runs=[Link(name=record.parent, adapter=record.parent_adapter)])
+        return Learned(runs=list(_named(run)))
     except (OSError, ValidationError) as error:
         raise DataError(
             f"{run.folder / LEARNED} cannot be read, so what {run.name} was trained on is not known: "
             "restore it from a backup, or delete the run."
         ) from error
+
+
+def _named(run: Run) -> Iterator[Link]:
+    """The runs before `run` as run.json names them."""
+    seen: set[str] = set()
+    while (record := run.record).parent is not None and record.parent not in seen:
+        seen.add(record.parent)
+        yield Link(name=record.parent, adapter=record.parent_adapter)
+        run = Run(run.folder.parent / record.parent)
+        if not (run.folder / "run.json").is_file():
+            return
 
 
 def _same(child: Run, link: Link) -> Run | None:
@@ -154,10 +162,10 @@ def _same(child: Run, link: Link) -> Run | None:
         # One that was made after its child has only its name. This spares most of them the reading of their adapters.
         if not (run.folder / "run.json").is_file() or run.record.created > child.record.created:
             return None
-        adapter = run.adapter("best")
+        same = link.adapter is None or sha256_of(run.adapter("best")) == link.adapter
     except (DataError, NotFound):
         return None
-    return run if link.adapter is None or sha256_of(adapter) == link.adapter else None
+    return run if same else None
 
 
 def _lines(path: Path) -> Iterator[bytes]:
