@@ -51,7 +51,7 @@ def test_nothing_is_new_where_nothing_was_rated(typed: Typed, trained: Run) -> N
     before = datasets(typed)
     number = len(learned_by(trained))
     said = typed.refused("refresh")
-    assert said.startswith(f"✗ Nothing is new since one: it was trained on all {number} examples that")
+    assert said.startswith(f"✗ Nothing is new since one, which knows all {number} examples that")
     assert said.endswith("rate or fix more answers first.")
     assert datasets(typed) == before
     assert f"Nothing new since one, which knows all {number} examples." in typed("refresh --check")

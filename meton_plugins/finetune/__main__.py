@@ -100,30 +100,30 @@ def _validate(host: ConsoleHost, words: Sequence[str]) -> int:
     templates = sorted(path.stem for path in package_data("templates", "modelfiles").glob("*.Modelfile"))
     if not templates:
         found.append("no Modelfile template is shipped")
-    recipes = _recipes(host.data_dir, found)
+    recipes = _recipes(found)
     if host.json:
         show_json(host, {"manifest": str(path), "problems": found, "templates": templates, "recipes": recipes})
         return 1 if found else 0
     if found:
         raise HostError(f"plugin.toml is not what registration makes: {'; '.join(found)}.")
     say(host, f"✓ plugin.toml says what registration makes: {len(said.commands)} commands, {len(said.tools)} tools, "
-        f"{len(said.settings)} settings, {len(templates)} Modelfile templates, {len(recipes)} recipes.", "green")  # fmt: skip
+        f"{len(said.settings)} settings, {len(templates)} templates, {len(recipes)} recipes.", "green")  # fmt: skip
     return 0
 
 
-def _recipes(data: Path, found: list[str]) -> list[str]:
+def _recipes(found: list[str]) -> list[str]:
     """The recipes that ship; what is wrong with one is added to `found`."""
-    from .recipes import list_recipes, load_recipe
+    from .recipes import read_recipe
 
-    shipped = [recipe for recipe in list_recipes(Home(data)) if not recipe.own]
-    for recipe in shipped:
+    paths = sorted(package_data("templates", "recipes").glob("*.toml"))
+    if not paths:
+        found.append("no recipe is shipped")
+    for path in paths:
         try:
-            load_recipe(Home(data), str(recipe.path))
+            read_recipe(path)
         except ConfigError as error:
             found.append(error.sentence.rstrip("."))
-    if not shipped:
-        found.append("no recipe is shipped")
-    return sorted(recipe.name for recipe in shipped)
+    return [path.stem for path in paths]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Chosen", "Recipe", "RecipeFile", "copy_recipe", "find_recipe", "laid_over", "list_recipes", "load_recipe"]
+__all__ = [
+    "Chosen",
+    "Recipe",
+    "RecipeFile",
+    "copy_recipe",
+    "find_recipe",
+    "laid_over",
+    "list_recipes",
+    "load_recipe",
+    "read_recipe",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -92,7 +102,11 @@ def find_recipe(home: Home, name_or_path: str) -> RecipeFile:
 
 def load_recipe(home: Home, name_or_path: str) -> Recipe:
     """The recipe of that name, or in that file; ConfigError names the file and what is wrong in it."""
-    path = find_recipe(home, name_or_path).path
+    return read_recipe(find_recipe(home, name_or_path).path)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the file `path`; ConfigError as above."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:

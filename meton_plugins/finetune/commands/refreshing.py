@@ -56,8 +56,8 @@ def refresh(host: Host, home: Home, options: argparse.Namespace) -> int:
             return _checked(host, found)
         if not found.new:
             raise DataError(
-                f"Nothing is new since {run.name}: it was trained on all {found.old} examples that a dataset built "
-                "like its own would hold now; rate or fix more answers first."
+                f"Nothing is new since {run.name}, which knows all {found.old} examples that a dataset built like its "
+                "own would hold now: rate or fix more answers first."
             )
         if not found.worth and not options.yes:
             from .tables import many
