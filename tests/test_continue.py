@@ -290,8 +290,13 @@ def test_a_damaged_note_of_what_was_learned_is_named(typed: Typed) -> None:
 
 
 def test_a_run_that_trains_may_have_its_best_yet_to_come(trained: Run) -> None:
-    with run_lock(trained.folder), pytest.raises(BusyError, match=r"one is training.*wait for it, or end it"):
-        adapter_of(trained)
+    before = trained.state.model_dump()
+    with run_lock(trained.folder):
+        assert adapter_of(trained) == trained.folder / "best.gguf", "its worker, having ended, is still going"
+        write_json(trained.folder / "state.json", {**before, "status": "running"})
+        with pytest.raises(BusyError, match=r"one is training.*wait for it, or end it"):
+            adapter_of(trained)
+    assert adapter_of(trained), "killed, it has what was best so far"
 
 
 def test_an_adapter_that_was_removed_is_named(typed: Typed, trained: Run) -> None:

@@ -114,7 +114,8 @@ def session_mark(session: str) -> str:
 
 def adapter_of(run: Run) -> Path:
     """The adapter that another run may go on from: the best. A sentence where `run` has none, or may have a better."""
-    if run.alive:
+    # Not whether its worker lives: after its last word that frees a large model for a while.
+    if run.status in ("starting", "running"):
         raise BusyError(
             f"The run {run.name} is training, and its best adapter may be yet to come: wait for it, "
             f"or end it with /finetune stop {run.name}."
