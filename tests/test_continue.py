@@ -7,13 +7,16 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.finetuning import SHORT, Typed, frozen, rated
 from support.models import make_base
 from support.runs import Bench, over
+from support.typed import Typed as Dataset
 
-from meton_plugins.finetune.curate.dataset import Dataset, Row, load
+from meton_plugins.finetune.curate.dataset import Dataset as Frozen
+from meton_plugins.finetune.curate.dataset import Row, load
 from meton_plugins.finetune.curate.manifest import FILES, MANIFEST, FileEntry, Manifest
 from meton_plugins.finetune.errors import BusyError, DataError
 from meton_plugins.finetune.library import Library
@@ -49,7 +52,7 @@ def row(name: str, answer: str = "", session: str = "") -> Row:
     return Row(id=name, session=session or f"s-{example}", messages=said)
 
 
-def data(folder: Path, train: Sequence[Row], validation: Sequence[Row] = (), heldout: Sequence[Row] = ()) -> Dataset:
+def data(folder: Path, train: Sequence[Row], validation: Sequence[Row] = (), heldout: Sequence[Row] = ()) -> Frozen:
     """A dataset of these rows, as a build freezes it."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -469,10 +472,47 @@ def test_what_it_goes_on_from_is_said(typed: Typed, trained: Run, grown: Bench) 
     assert text in said
 
 
-def test_words_that_were_forgotten_since_are_passed_on_and_that_is_said(typed: Typed, trained: Run) -> None:
-    trained.redact(Redacted(at="2026-01-01", forgotten="x", trained=2, judged=1))
+@pytest.mark.parametrize("note", [{"trained": 2}, {"through": "before"}], ids=str)
+def test_words_that_were_forgotten_since_are_passed_on_and_that_is_said(
+    typed: Typed, trained: Run, note: dict[str, Any]
+) -> None:
+    trained.redact(Redacted.model_validate({"at": "2026-01-01", "forgotten": "x", "trained": 0, "judged": 1, **note}))
     typed.ingredients("--from one")
-    assert "one was trained on 2 rows that you had forgotten since: its weights pass them on." in typed.host.output
+    assert "one learned words that you had forgotten since: its weights pass them on." in typed.host.output
+
+
+def test_only_judging_words_that_were_forgotten_passes_nothing_on(typed: Typed, trained: Run) -> None:
+    trained.redact(Redacted(at="2026-01-01", forgotten="x", trained=0, judged=1))
+    typed.ingredients("--from one")
+    assert "forgotten" not in typed.host.output
+
+
+def test_forgetting_names_the_runs_that_go_on_from_one_that_learned_it(typed: Typed, trained: Run) -> None:
+    name = load(trained.folder / "dataset").train[0].id
+    two = child(typed, "--replay 0")
+    assert name not in {one.id for one in load(two.folder / "dataset").train}
+    shutil.copy(two.folder / START, two.folder / "best.gguf")
+    three = create(typed.home, typed.ingredients("--from two"), "three")
+    assert name in {one.id for one in load(three.folder / "dataset").train}
+    receipt = Dataset(typed.home.root).json(f"forget {name} --yes")
+    seen = {run["run"]: run for run in receipt["runs"]}
+    assert {run: (one["trained"], one["through"]) for run, one in seen.items()} == {
+        "one": (1, None), "two": (0, "one"), "three": (1, None),
+    }  # fmt: skip
+    assert [Path(path).name for path in seen["two"]["adapters"]] == ["best.gguf", START]
+    assert [Path(path).name for path in seen["three"]["adapters"]] == [START]
+    assert [line.through for line in two.redacted] == ["one"]
+    assert "forgotten  rows of one on " in typed("show two")
+
+
+def test_a_forgetting_that_names_heirs_is_said_before_and_after(typed: Typed, trained: Run) -> None:
+    name = load(trained.folder / "dataset").train[0].id
+    child(typed, "--replay 0")
+    asked = Dataset(typed.home.root, False)
+    assert "the run two goes on from one, which was trained on it" in asked(f"forget {name}", code=1)
+    said = Dataset(typed.home.root)(f"forget {name} --yes")
+    assert "the run one was trained on 1 row of it:" in said
+    assert "the run two goes on from one, which was trained on it:" in said
 
 
 # Trained

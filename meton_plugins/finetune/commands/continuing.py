@@ -174,10 +174,8 @@ def told(host: Host, made_of: Ingredients, found: Origin) -> None:
         if replay.unfit:
             many = "1 example that judged was" if replay.unfit == 1 else f"{replay.unfit} examples that judged were"
             note(host, f"{many} learned by {parent.name} or before it, and left out of this run.")
-        forgotten = sum(line.trained for line in parent.redacted)
-        if forgotten:
-            rows = "1 row" if forgotten == 1 else f"{forgotten} rows"
-            note(host, f"{parent.name} was trained on {rows} that you had forgotten since: its weights pass them on.")
+        if any(line.trained or line.through for line in parent.redacted):
+            note(host, f"{parent.name} learned words that you had forgotten since: its weights pass them on.")
     if found.recipe and made_of.recipe:
         _built_otherwise(host, made_of, found.recipe)
 

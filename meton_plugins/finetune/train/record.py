@@ -90,10 +90,12 @@ class State(_Record):
 class Redacted(_Record):
     """A line of redacted.json: so many rows of the run's dataset went because the user had their words forgotten.
 
-    It was `trained` on some of them; others only `judged` it.
+    It was `trained` on some of them; others only `judged` it. `through` is the run before it that was trained on them,
+    where it was not: its adapter began with that run's.
     """
 
     at: str
     forgotten: str
     trained: int
     judged: int
+    through: str | None = None
