@@ -477,14 +477,18 @@ def test_words_that_were_forgotten_since_are_passed_on_and_that_is_said(
     typed: Typed, trained: Run, note: dict[str, Any]
 ) -> None:
     trained.redact(Redacted.model_validate({"at": "2026-01-01", "forgotten": "x", "trained": 0, "judged": 1, **note}))
-    typed.ingredients("--from one")
+    made = typed.ingredients("--from one")
     assert "one learned words that you had forgotten since: its weights pass them on." in typed.host.output
+    [line] = create(typed.home, made, "two").redacted
+    assert (line.forgotten, line.trained, line.judged) == ("x", 0, 0)
+    assert line.through == note.get("through", "one")
 
 
 def test_only_judging_words_that_were_forgotten_passes_nothing_on(typed: Typed, trained: Run) -> None:
     trained.redact(Redacted(at="2026-01-01", forgotten="x", trained=0, judged=1))
-    typed.ingredients("--from one")
+    made = typed.ingredients("--from one")
     assert "forgotten" not in typed.host.output
+    assert create(typed.home, made, "two").redacted == []
 
 
 def test_forgetting_names_the_runs_that_go_on_from_one_that_learned_it(typed: Typed, trained: Run) -> None:
@@ -529,6 +533,23 @@ def test_a_run_that_goes_on_begins_where_its_parent_was_best(typed: Typed, train
     assert first["loss"] == pytest.approx(trained.state.best_loss, rel=1e-6)
     assert first["loss"] < trained.state.base_loss
     assert (made.folder / "adapter.gguf").read_bytes() != (made.folder / START).read_bytes(), "and went on from there"
+
+
+def test_a_run_whose_first_adapter_is_gone_does_not_begin_from_nothing(typed: Typed, trained: Run) -> None:
+    made = child(typed)
+    kept = (made.folder / START).rename(made.folder / "kept.gguf")
+    start(made)
+    over(made)
+    assert made.status == "failed"
+    assert made.state.error == (
+        f"The adapter of one, with which two was to begin, is gone from {made.folder / START}: put it back, "
+        "or start a new run."
+    )
+    assert not (made.folder / "adapter.gguf").exists()
+    kept.rename(made.folder / START)
+    start(made)
+    over(made)
+    assert made.status == "finished", made.state.error
 
 
 def test_start_from_trains_in_one_command(typed: Typed, trained: Run) -> None:

@@ -103,6 +103,10 @@ def create(
             # Of the copy: nobody can have changed it between the two looks.
             record = record.model_copy(update={"parent_adapter": sha256_of(partial / START)})
             remember(partial, learned(made_of.parent), str(record.parent_adapter))
+            for note in made_of.parent.redacted:
+                if note.trained or note.through:
+                    through = {"trained": 0, "judged": 0, "through": note.through or made_of.parent.name}
+                    Run(partial).redact(note.model_copy(update=through))
         write_json(partial / "run.json", record.model_dump(mode="json"))
         partial.rename(final)
     except BaseException:
