@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.finetuning import SHORT, Typed, frozen, rated
 from support.models import make_base
-from support.runs import Bench, over
+from support.runs import Bench, end_workers, over, reached
 from support.typed import Typed as Dataset
 
 from meton_plugins.finetune.curate.dataset import Dataset as Frozen
@@ -533,6 +533,22 @@ def test_a_run_that_goes_on_begins_where_its_parent_was_best(typed: Typed, train
     assert first["loss"] == pytest.approx(trained.state.best_loss, rel=1e-6)
     assert first["loss"] < trained.state.base_loss
     assert (made.folder / "adapter.gguf").read_bytes() != (made.folder / START).read_bytes(), "and went on from there"
+
+
+def test_interrupted_it_ends_with_the_same_adapter(typed: Typed, trained: Run) -> None:
+    whole, halted = (child(typed, "--replay 1 --epochs 10 --save-steps 20", name) for name in ("two", "three"))
+    start(whole)
+    over(whole)
+    assert whole.status == "finished", whole.state.error
+    start(halted)
+    reached(halted, 3)
+    end_workers(typed.home.runs)
+    assert halted.status == "interrupted"
+    start(halted)
+    over(halted)
+    assert halted.status == "finished", halted.state.error
+    assert halted.state.attempt == 2
+    assert (halted.folder / "adapter.gguf").read_bytes() == (whole.folder / "adapter.gguf").read_bytes()
 
 
 def test_a_run_whose_first_adapter_is_gone_does_not_begin_from_nothing(typed: Typed, trained: Run) -> None:
