@@ -411,6 +411,7 @@ def test_no_such_file(home: Path) -> None:
     [
         ("library.db", True), ("library.db-wal", False), ("library.v2.db", False), ("settings.toml", True),
         ("split.lock", False), ("runs/one/best.gguf", True), ("runs/one/adapter.gguf", True),
+        ("runs/one/start.gguf", True), ("recipes/mine.toml", True), ("runs/one/learned.json", True),
         ("runs/one/dataset/train.jsonl", True), ("runs/one/checkpoints/step_1/adapter.gguf", False),
         ("runs/one/checkpoints/step_1/position.json", False), ("models/one/one-q4.gguf", False),
         ("models/one/v1.json", True), ("runs/one/engine.log", False), ("datasets/.a.tmp/train.jsonl", False),

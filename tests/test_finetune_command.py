@@ -93,7 +93,7 @@ def test_the_command_names_its_words(home: Path) -> None:
     assert command.name == "/finetune"
     assert command.verbs == (
         "setup", "doctor", "start", "status", "watch", "logs", "pause", "resume", "stop", "runs", "show",
-        "diagnose", "note", "compare", "delete",
+        "diagnose", "note", "compare", "delete", "refresh", "recipes",
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) 
     assert "meton_plugins/__init__.py" not in names  # a namespace: other plugins live beside
     assert "meton_plugins/finetune/_data/plugin.toml" in names
     assert "meton_plugins/finetune/_data/templates/modelfiles/basic.Modelfile" in names
+    assert "meton_plugins/finetune/_data/templates/recipes/quick-trial.toml" in names
     assert any(name.endswith("licenses/NOTICE") for name in names)
 
 
@@ -52,5 +53,12 @@ def test_validate_in_a_bare_environment_from_an_empty_folder(wheel: Path, tmp_pa
     said = json.loads(done.stdout)
     assert said["problems"] == []
     assert said["templates"] == ["basic", "explainer", "fastapi-expert", "langchain-expert", "python-specialist"]
+    assert said["recipes"] == [
+        "behaviour-tuning",
+        "domain-specialisation",
+        "multi-task",
+        "quick-trial",
+        "style-transfer",
+    ]
     assert said["manifest"].startswith(str(environment))
     assert list(empty.iterdir()) == []

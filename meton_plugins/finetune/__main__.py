@@ -106,14 +106,30 @@ def _validate(host: ConsoleHost, words: Sequence[str]) -> int:
     templates = sorted(path.stem for path in package_data("templates", "modelfiles").glob("*.Modelfile"))
     if not templates:
         found.append("no Modelfile template is shipped")
+    recipes = _recipes(found)
     if host.json:
-        show_json(host, {"manifest": str(path), "problems": found, "templates": templates})
+        show_json(host, {"manifest": str(path), "problems": found, "templates": templates, "recipes": recipes})
         return 1 if found else 0
     if found:
         raise HostError(f"plugin.toml is not what registration makes: {'; '.join(found)}.")
     say(host, f"✓ plugin.toml says what registration makes: {len(said.commands)} commands, {len(said.tools)} tools, "
-        f"{len(said.settings)} settings, {len(templates)} Modelfile templates.", "green")  # fmt: skip
+        f"{len(said.settings)} settings, {len(templates)} templates, {len(recipes)} recipes.", "green")  # fmt: skip
     return 0
+
+
+def _recipes(found: list[str]) -> list[str]:
+    """The recipes that ship; what is wrong with one is added to `found`."""
+    from .recipes import read_recipe
+
+    paths = sorted(package_data("templates", "recipes").glob("*.toml"))
+    if not paths:
+        found.append("no recipe is shipped")
+    for path in paths:
+        try:
+            read_recipe(path)
+        except ConfigError as error:
+            found.append(error.sentence.rstrip("."))
+    return [path.stem for path in paths]
 
 
 if __name__ == "__main__":

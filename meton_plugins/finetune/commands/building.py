@@ -45,8 +45,8 @@ def build(host: Host, home: Home, rest: str) -> int:
     """Freeze the examples that the settings choose, and write them out where a file is named."""
     words = _parser().parse_args(split(rest))
     settings = load(home.settings)
-    wanted = settings_from(words, settings.build)
     _check(words)
+    wanted = settings_from(words, _recipe(home, words.recipe, settings.build))
     from ..curate import dataset
     from ..curate.output import check_output, write_output
     from ..library import Library
@@ -58,7 +58,7 @@ def build(host: Host, home: Home, rest: str) -> int:
             return _planned(host, dataset.plan(library, wanted, taken.sources), taken)
         base, count, remark = _counter(settings, words.base, words.chat_template)
         render = _renderer(settings, words) if output and words.format == "llama" and words.base else None
-        freeze = {"name": words.name, "sources": taken.sources}
+        freeze = {"name": words.name, "sources": taken.sources, "recipe": words.recipe}
         try:
             manifest = dataset.build(library, wanted, home.datasets, base=base, count_tokens=count, **freeze)
         except (EngineError, ModelError) as error:
@@ -91,6 +91,7 @@ def _parser() -> Parser:
 
     parser = Parser(prog="/dataset build", description="Freeze the rated examples as a dataset to train on.")
     flags_of(parser, BuildSettings)
+    parser.add_argument("--recipe", metavar="NAME", help="settings of a strategy: see /finetune recipes")
     parser.add_argument("--name", metavar="NAME", help="a name for it, beside its id")
     parser.add_argument(
         "--base", metavar="MODEL", help="count tokens as this base model does: a GGUF or an Ollama name"
@@ -124,6 +125,14 @@ def _check(words: Namespace) -> None:
         raise UsageError("--format, --side and --force are about the file that --output FILE names: name one.")
     if words.dry_run and words.output:
         raise UsageError("--dry-run freezes nothing, so there is nothing to write: leave out --output.")
+
+
+def _recipe(home: Home, name: str | None, settings: BuildSettings) -> BuildSettings:
+    if name is None:
+        return settings
+    from ..recipes import laid_over, load_recipe
+
+    return laid_over(settings, load_recipe(home, name).build)
 
 
 def _take(host: Host, library: Library, words: Namespace) -> _Taken:

@@ -105,23 +105,16 @@ def _places(home: Home) -> list[Place]:
     """Every dataset and every run, damaged ones too: what cannot be read proves nothing."""
     from ..curate.leaks import Place
     from ..curate.manifest import MANIFEST
+    from ..train.lineage import lineage
     from ..train.runs import all_runs
 
     folders = sorted(home.datasets.iterdir()) if home.datasets.is_dir() else []
     found = [
         Place(f"dataset {path.name}", path) for path in folders if (path / MANIFEST).exists() and path.name[0] != "."
     ]
-    parents: dict[str, str | None] = {}
-    runs = all_runs(home.runs)
-    for run in runs:
-        parents[run.name] = run.record.parent
-    for run in runs:
-        ancestors: list[str] = []
-        parent = parents[run.name]
-        while parent is not None and f"run {parent}" not in ancestors:
-            ancestors.append(f"run {parent}")
-            parent = parents.get(parent)
-        found.append(Place(f"run {run.name}", run.folder / "dataset", tuple(ancestors)))
+    for run in all_runs(home.runs):
+        ancestors = tuple(f"run {before.name}" for before in lineage(run) if before.run)
+        found.append(Place(f"run {run.name}", run.folder / "dataset", ancestors))
     return found
 
 

@@ -16,6 +16,8 @@ from .following import compare, compare_flags, logs, logs_flags, run_flag, show,
 from .noting import note, note_flags, note_words
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
+from .recipes import recipes, recipes_flags
+from .refreshing import refresh, refresh_flags
 from .starting import start, start_flags
 from .steering import pause, resume, stop
 
@@ -70,6 +72,8 @@ VERBS: Final[dict[str, Verb]] = {
     "note": Verb("keep what you learned with a run", note, note_flags),
     "compare": Verb("two runs side by side: what differs, and what came of it", compare, compare_flags),
     "delete": Verb("runs that are no longer wanted, or only their checkpoints", delete, delete_flags),
+    "refresh": Verb("build what was rated since a run, and go on from it", refresh, refresh_flags),
+    "recipes": Verb("settings for a strategy, with their reasons: list, show, copy", recipes, recipes_flags),
 }
 
 #: Verbs with a text of the user's, and how the rest of the line becomes words: quotes in it are letters.

@@ -113,7 +113,8 @@ def _agreed(host: Host, library: Library, what: Forgotten, touched: Receipt) -> 
     if touched.datasets:
         note(host, f"rows go from the datasets {', '.join(touched.datasets)}")
     for run in touched.runs:
-        note(host, f"the run {run.run} {'was trained on it' if run.trained else 'was judged by it'}")
+        through = f"goes on from {run.through}, which was trained on it" if run.through else "was judged by it"
+        note(host, f"the run {run.run} {'was trained on it' if run.trained else through}")
     those = "this example" if len(what.ids) == 1 else f"these {len(what.ids):,} examples"
     answer = host.ask(f"Forget {those} for good?")
     if answer is None:
@@ -144,10 +145,13 @@ def _show(host: Host, receipt: Receipt) -> None:
 def _left(receipt: Receipt) -> Sequence[str]:
     lines = []
     for run in receipt.runs:
-        if not run.trained:
+        if not run.trained and not run.through:
             lines.append(f"the run {run.run} was judged by it, and did not learn it")
             continue
-        lines.append(f"the run {run.run} was trained on {many(run.trained, 'row')} of it:")
+        if run.trained:
+            lines.append(f"the run {run.run} was trained on {many(run.trained, 'row')} of it:")
+        else:
+            lines.append(f"the run {run.run} goes on from {run.through}, which was trained on it:")
         lines += [f"  adapter {path}" for path in run.adapters]
         lines += [f"  merged model {path}" for path in run.merged]
         lines += [f"  Ollama model {name}" for name in run.models]

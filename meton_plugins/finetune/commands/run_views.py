@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...host.api import Host
     from ..report.compare import Comparison
     from ..report.health import Finding
+    from ..train.record import Redacted
     from ..train.runs import Run
 
 __all__ = ["compared", "examined", "logged", "shown"]
@@ -31,13 +32,18 @@ def shown(host: Host, run: Run) -> None:
         "template": record.template, "trained": duration(state.trained_seconds),
         "memory": f"{state.peak_rss_mb:.0f} MB at most" if state.peak_rss_mb else "",
         "left out": f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "nothing",
-        "forgotten": ", ".join(f"{one.trained + one.judged} rows on {one.at[:10]}" for one in run.redacted),
+        "forgotten": ", ".join(_forgotten(one) for one in run.redacted),
         "folder": str(run.folder),
     }  # fmt: skip
     say(host, run_line(run), "bold")
     for label, text in lines.items():
         if text:
             say(host, f"{label:>9}  {text}")
+
+
+def _forgotten(one: Redacted) -> str:
+    rows = one.trained + one.judged
+    return f"{rows} rows on {one.at[:10]}" if rows else f"rows of {one.through} on {one.at[:10]}"
 
 
 def compared(host: Host, table: Comparison) -> None:

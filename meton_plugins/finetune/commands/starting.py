@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import ModelError, UsageError
 from ..settings import Settings, TrainSettings, load
+from .continuing import base_of, check_same_base, origin, origin_flags, replay_of, told
 from .edge import note, say, show_json
-from .options import Parser, flags_of, settings_from
+from .options import Parser, flags_of
 from .progress import bar, left_out, run_line
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..paths import Home
     from ..serve.bases import Base
     from ..train.planner import Ingredients
+    from ..train.runs import Run
 
 __all__ = ["ingredients", "reserved", "start", "start_flags"]
 
@@ -29,6 +31,7 @@ def start_flags(parser: Parser) -> None:
     parser.add_argument("--name", help="name of the run (default: run-1, run-2, ...)")
     parser.add_argument("--f16-copy", action="store_true", help="make an F16 copy of a BF16 base, without asking")
     parser.add_argument("--wait", action="store_true", help="stay until the run is over")
+    origin_flags(parser)
     flags_of(parser, TrainSettings)
 
 
@@ -64,18 +67,28 @@ def ingredients(host: Host, home: Home, options: argparse.Namespace) -> Ingredie
     from ..train.planner import Ingredients, base_record
 
     settings = load(home.settings)
-    train = settings_from(options, settings.train)
+    replay, found = replay_of(options), origin(home, settings, options)
+    train, parent = found.settings, found.parent
     installed()
     dataset = resolve(home, options.dataset)
-    system = load_template(train.template, home).system or ""
+    if parent and options.template is None and train.template == parent.record.template:
+        system = parent.record.system  # the template may say something else by now
+    else:
+        system = load_template(train.template, home).system or ""
     if Path(train.template).suffix == ".Modelfile" or "/" in train.template:
         # Registering reads it again, perhaps from another folder.
         train = train.model_copy(update={"template": str(Path(train.template).expanduser().resolve())})
-    base = _base(host, settings, options)
-    with bar(host) as tell:
-        path = _trainable(home, base, tell)
-        record = base_record(path, base.name, lambda done, total: tell("reading the base", done, total))
-    return Ingredients(record, dataset, train, system)
+    record = base_of(parent) if parent and not options.base else None
+    if record is None:
+        base = _base(host, settings, options, parent)
+        with bar(host) as tell:
+            path = _trainable(home, base, tell)
+            record = base_record(path, base.name, lambda done, total: tell("reading the base", done, total))
+    if parent:
+        check_same_base(parent, record)
+    made_of = Ingredients(record, dataset, train, system, parent, replay, options.recipe)
+    told(host, made_of, found)
+    return made_of
 
 
 def reserved() -> tuple[str, ...]:
@@ -85,14 +98,14 @@ def reserved() -> tuple[str, ...]:
     return (*finetune.VERBS, *dataset.VERBS, *export.VERBS, *model_register.VERBS, "latest")
 
 
-def _base(host: Host, settings: Settings, options: argparse.Namespace) -> Base:
-    """What the user wants to train on; where that is BF16, he has agreed to a copy."""
+def _base(host: Host, settings: Settings, options: argparse.Namespace, parent: Run | None) -> Base:
+    """What the user wants to train on, by default what `parent` was; where that is BF16, he has agreed to a copy."""
     from ..gguf.inspect import inspect
     from ..serve.bases import resolve_base
     from ..serve.ollama import Server
     from ..train.bases import needs_f16_copy
 
-    wanted = options.base or settings.base
+    wanted = options.base or (parent.record.base.path if parent else settings.base)
     if not wanted:
         raise UsageError("Say what to train on: --base with a GGUF file or the name of an Ollama model.")
     with Server(settings.serve.ollama_host) as server:

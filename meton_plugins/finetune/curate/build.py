@@ -87,17 +87,19 @@ def build(
     sources: Sequence[Source] = (),
     base: dict[str, Any] | None = None,
     count_tokens: CountTokens | None = None,
+    recipe: str | None = None,
 ) -> Manifest:
     """Freeze the examples that `settings` choose under `out`/<id>; the same content gives the same id and bytes.
 
     Of `sources`, where some are named, each example to train on is there as often as its weight says; those that judge
     are there once. The library remembers the side of the split for every conversation used. With `count_tokens`, the
-    manifest holds token statistics for `base`. DataError where the filters leave nothing.
+    manifest holds token statistics for `base`; `recipe` names where `settings` come from. DataError where the
+    filters leave nothing.
     """
     if name is not None:
         check_name(name, "dataset")
     with deciding(library):
-        return _build(library, settings, out, sources, name, base, count_tokens)
+        return _build(library, settings, out, sources, name, base, count_tokens, recipe)
 
 
 @contextmanager
@@ -120,6 +122,7 @@ def _build(
     name: str | None,
     base: dict[str, Any] | None,
     count_tokens: CountTokens | None,
+    strategy: str | None,
 ) -> Manifest:
     made = plan(library, settings, sources)
     library.assign(made.splits)
@@ -137,6 +140,7 @@ def _build(
     manifest = Manifest(
         id=hashlib.sha256(_canonical(recipe)).hexdigest()[:12],
         settings=settings,
+        recipe=strategy,
         funnel=made.funnel.stages,
         examples={split: len(made.side(split)) for split in FILES},
         counts={**{split: len(side) for split, side in sides.items()}, "pairs": files[PAIRS].lines},

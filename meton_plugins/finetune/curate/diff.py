@@ -29,6 +29,7 @@ RESULT: Final = frozenset(
         "files",
         "tokens",
         "settings",
+        "recipe",
         "redacted",
     )
 )

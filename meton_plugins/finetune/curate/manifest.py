@@ -116,6 +116,8 @@ class Manifest(BaseModel):
     version: Literal[1] = 1
     id: str
     settings: BuildSettings
+    #: The recipe that the settings come from, as it was named. Another name makes no other dataset.
+    recipe: str | None = None
     #: Which assistant messages are learned: earlier ones are context that nobody rated.
     learned: Literal["last"] = "last"
     funnel: list[Stage]

@@ -76,9 +76,10 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
             raise DataError("No example is left to train on: all were skipped; see the log, or raise --ctx-size.")
         longest = max(row.length for rows in sides.values() for row in rows)
         found = checkpoint.latest(folder / "checkpoints")
+        begun_with = folder / "start.gguf"
         adapter = Adapter(
             rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed,
-            file=checkpoint.adapter_file(found) if found else None,
+            file=checkpoint.adapter_file(found) if found else begun_with if begun_with.is_file() else None,
         )  # fmt: skip
         with RowTrainer(model, longest, job["threads"], adapter) as trainer:
             training = Training(folder, settings, sides["train"], sides["validation"], trainer, emit, wanted)

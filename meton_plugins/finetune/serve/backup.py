@@ -33,7 +33,7 @@ RECORD: Final = "backup.json"
 #: Before the path of each file of the data folder.
 INSIDE: Final = "home/"
 LIBRARY: Final = "library.db"
-ADAPTERS: Final = ("best.gguf", "adapter.gguf")
+ADAPTERS: Final = ("best.gguf", "adapter.gguf", "start.gguf")
 CHUNK: Final = 1 << 20
 
 #: (what is done, bytes done, bytes in all)

@@ -22,9 +22,10 @@ from ..library.intake import now
 from ..library.quotes import Quotes
 from ..paths import Home
 from ..told import BACKUPS, Told
+from ..train.lineage import lineage
 from ..train.lock import start_lock
 from ..train.record import Redacted
-from ..train.runs import Run, all_runs
+from ..train.runs import START, Run, all_runs
 from .export import read_export
 from .register import list_registered
 
@@ -43,11 +44,15 @@ PATIENCE: Final = 60.0
 
 @dataclass
 class SeenBy:
-    """A run that saw what is forgotten: so many rows `trained` it, so many only `judged` it, and what came of it."""
+    """A run that saw what is forgotten: so many rows `trained` it, so many only `judged` it, and what came of it.
+
+    `through` is the run before it that was trained on it, where this one was not, but went on from its adapter.
+    """
 
     run: str
     trained: int
     judged: int
+    through: str | None = None
     adapters: list[str] = field(default_factory=list)
     merged: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
@@ -84,6 +89,10 @@ def where(home: Home, what: Forgotten) -> Receipt:
         lines = held(run.folder / "dataset", what)
         if lines:
             receipt.runs.append(_seen(home, run, _note(what, lines)))
+    trained = {seen.run for seen in receipt.runs if seen.trained}
+    for run, before in _heirs(home, trained):
+        heir = _seen(home, run, Redacted(at="", forgotten=what.name, trained=0, judged=0, through=before))
+        receipt.runs = [*(seen for seen in receipt.runs if seen.run != run.name), heir]
     return receipt
 
 
@@ -129,7 +138,10 @@ def _finish(home: Home, library: Library, what: Forgotten, conversations: Sequen
             run.redact(_note(what, lines))
         if (run.folder / "dataset").is_dir():
             redact(run.folder / "dataset", what, at)
-        receipt.runs += [_seen(home, run, note) for note in run.redacted if note.forgotten == what.name]
+    trained = {run.name for run in all_runs(home.runs) for note in _notes(run, what) if note.trained}
+    for run, before in _heirs(home, trained):
+        run.redact(Redacted(at=at, forgotten=what.name, trained=0, judged=0, through=before))
+    receipt.runs = [_seen(home, run, note) for run in all_runs(home.runs) for note in _notes(run, what)]
     receipt.removed = _leftovers(home)
     if what.said:
         receipt.cleaned, receipt.quoting = library.purge(what)
@@ -180,12 +192,25 @@ def _note(what: Forgotten, lines: dict[str, int]) -> Redacted:
     return Redacted(at=now(), forgotten=what.name, trained=trained, judged=sum(lines.values()) - trained)
 
 
+def _notes(run: Run, what: Forgotten) -> list[Redacted]:
+    return [note for note in run.redacted if note.forgotten == what.name]
+
+
+def _heirs(home: Home, trained: set[str]) -> Iterator[tuple[Run, str]]:
+    """The runs that were not `trained` on it themselves, each with the nearest run before it that was."""
+    for run in all_runs(home.runs) if trained else []:
+        before = [one.name for one in lineage(run) if one.name in trained and one.run]
+        if before and run.name not in trained:
+            yield run, before[0]
+
+
 def _seen(home: Home, run: Run, note: Redacted) -> SeenBy:
     """Where the words live on as weights. A run that was only judged by them did not learn them."""
-    seen = SeenBy(run.name, note.trained, note.judged)
-    if not note.trained:
+    seen = SeenBy(run.name, note.trained, note.judged, note.through)
+    if not note.trained and not note.through:
         return seen
-    weights = [run.folder / "best.gguf", run.folder / "adapter.gguf", *sorted(run.folder.glob("checkpoints/*"))]
+    weights = [run.folder / name for name in ("best.gguf", "adapter.gguf", START)]
+    weights += sorted(run.folder.glob("checkpoints/*"))
     seen.adapters = [str(path) for path in weights if path.exists()]
     export = read_export(home.models / run.name)
     seen.merged = [file.path for file in export.files if Path(file.path).exists()] if export else []

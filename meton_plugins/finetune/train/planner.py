@@ -12,17 +12,20 @@ from typing import Any, Final
 
 from .. import __version__
 from ..curate import dataset as datasets
+from ..curate.manifest import MANIFEST
 from ..engine.jobs import threads
 from ..engine.package import installed
 from ..errors import DataError, UsageError
 from ..gguf.chat_template import BUILT_IN, template_for
-from ..gguf.inspect import check_trainable, fingerprint, inspect
+from ..gguf.inspect import check_trainable, fingerprint, inspect, sha256_of
 from ..paths import Home, check_name, private_dir, replacing, sync_dir, write_json
 from ..settings import TrainSettings
+from .lineage import adapter_of, learned, remember
 from .record import BaseRecord, RunRecord
-from .runs import CHAT_TEMPLATE, Run
+from .replay import REPLAY, Chosen, choose
+from .runs import CHAT_TEMPLATE, START, Run
 
-__all__ = ["Ingredients", "base_record", "check_new", "create", "free_name"]
+__all__ = ["Ingredients", "base_record", "check_new", "chosen", "create", "free_name"]
 
 SIDES: Final = ("train", "validation")
 
@@ -73,31 +76,37 @@ def create(
     plan: dict[str, Any] | None = None,
 ) -> Run:  # fmt: skip
     """The folder of a new run, whole or not at all. `workers`: threads, where the settings leave them open."""
-    base, dataset, settings = made_of.base, made_of.dataset, made_of.settings
+    base, settings = made_of.base, made_of.settings
     engine = installed()
     template_for(inspect(Path(base.path)), settings.chat_template)
     check_new(home.runs, name, ())
-    chosen = name or free_name(home.runs)
-    final = home.runs / chosen
-    frozen = datasets.load(dataset)
-    counts = {side: len(getattr(frozen, side)) for side in SIDES}
-    if not counts["train"]:
-        raise DataError(f"The dataset {dataset.name} has no training examples: rate more answers and build again.")
+    called = name or free_name(home.runs)
+    final = home.runs / called
+    rows = chosen(made_of)
+    counts = {side: len(getattr(rows.dataset, side)) for side in SIDES}
     record = RunRecord(
-        name=chosen, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), base=base,
-        dataset=frozen.id, learned=frozen.manifest.learned, examples=counts, settings=settings,
+        name=called, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), base=base,
+        dataset=rows.dataset.id, learned=rows.dataset.manifest.learned, examples=counts, settings=settings,
         template=settings.template, system=made_of.system, threads=threads(settings.threads or workers),
         parent=made_of.parent.name if made_of.parent else None, replay=made_of.replay, recipe=made_of.recipe,
         sweep=sweep, plan=plan,
         versions={"plugin": __version__, "engine": engine.version, "backend": engine.backend},
     )  # fmt: skip
     private_dir(home.runs)
-    partial = Path(tempfile.mkdtemp(prefix=f".{chosen}.", dir=home.runs))
+    partial = Path(tempfile.mkdtemp(prefix=f".{called}.", dir=home.runs))
     try:
-        for file in dataset.iterdir():
-            _copy(file, private_dir(partial / "dataset") / file.name)
+        _freeze(rows, private_dir(partial / "dataset"))
         if settings.chat_template and settings.chat_template not in BUILT_IN:
             _copy(Path(settings.chat_template).expanduser(), partial / CHAT_TEMPLATE)
+        if made_of.parent:
+            _copy(adapter_of(made_of.parent), partial / START)
+            # Of the copy: nobody can have changed it between the two looks.
+            record = record.model_copy(update={"parent_adapter": sha256_of(partial / START)})
+            remember(partial, learned(made_of.parent), str(record.parent_adapter))
+            for note in made_of.parent.redacted:
+                if note.trained or note.through:
+                    through = {"trained": 0, "judged": 0, "through": note.through or made_of.parent.name}
+                    Run(partial).redact(note.model_copy(update=through))
         write_json(partial / "run.json", record.model_dump(mode="json"))
         partial.rename(final)
     except BaseException:
@@ -107,6 +116,31 @@ def create(
     return Run(final)
 
 
+def chosen(made_of: Ingredients) -> Chosen:
+    """The rows that a run of these ingredients is trained on and judged by; DataError where none are to train on."""
+    frozen = datasets.load(made_of.dataset)
+    if not frozen.train:
+        raise DataError(
+            f"The dataset {made_of.dataset.name} has no training examples: rate more answers and build again."
+        )
+    if made_of.parent is None:
+        return Chosen(frozen, None, {})
+    return choose(frozen, learned(made_of.parent), made_of.replay, made_of.settings.seed)
+
+
+def _freeze(rows: Chosen, folder: Path) -> None:
+    """The run's own copy of its dataset."""
+    for file in rows.dataset.path.iterdir():
+        _copy(file, folder / file.name)
+    for name, raw in rows.files.items():
+        with replacing(folder / name) as target:
+            target.write(raw)
+    if rows.files:
+        write_json(folder / MANIFEST, rows.dataset.manifest.model_dump(mode="json"))
+    if rows.replay:
+        write_json(folder / REPLAY, rows.replay.model_dump())
+
+
 def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as file:
-        file.write(source.read_bytes())
+    with source.open("rb") as read, replacing(target) as file:
+        shutil.copyfileobj(read, file, 1 << 22)

@@ -46,6 +46,8 @@ class RunRecord(_Record):
     threads: int
     #: The run whose best adapter this one began with (`start.gguf` in its folder).
     parent: str | None = None
+    #: sha256 of that adapter: a name may be another run's later.
+    parent_adapter: str | None = None
     #: With a parent: examples that it or its ancestors were trained on, for each new one; None for the whole dataset.
     replay: float | None = None
     recipe: str | None = None
@@ -88,10 +90,12 @@ class State(_Record):
 class Redacted(_Record):
     """A line of redacted.json: so many rows of the run's dataset went because the user had their words forgotten.
 
-    It was `trained` on some of them; others only `judged` it.
+    It was `trained` on some of them; others only `judged` it. `through` is the run before it that was trained on them,
+    where it was not: its adapter began with that run's.
     """
 
     at: str
     forgotten: str
     trained: int
     judged: int
+    through: str | None = None

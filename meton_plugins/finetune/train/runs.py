@@ -108,7 +108,7 @@ class Run:
             if old.forgotten == note.forgotten:
                 # It counts what is left; some rows may have gone before it was killed.
                 most = {"trained": max(old.trained, note.trained), "judged": max(old.judged, note.judged)}
-                note = old.model_copy(update=most)
+                note = old.model_copy(update={**most, "through": old.through or note.through})
         kept = [old for old in before if old.forgotten != note.forgotten]
         write_json(self.folder / REDACTED, [line.model_dump() for line in (*kept, note)])
 

@@ -19,7 +19,7 @@ from ..gguf.inspect import fingerprint
 from ..paths import append_json, write_json
 from .lock import WAIT, machine_lock, run_lock, say_who_trains
 from .record import RunRecord, State
-from .runs import CHAT_TEMPLATE, Run
+from .runs import CHAT_TEMPLATE, START, Run
 
 __all__ = ["main"]
 
@@ -82,6 +82,7 @@ class Worker:
 
     def _train(self, record: RunRecord) -> None:
         check_base(record)
+        _check_start(self.run, record)
         settings = record.settings.model_dump(mode="json")
         if (self.run.folder / CHAT_TEMPLATE).is_file():
             settings["chat_template"] = str(self.run.folder / CHAT_TEMPLATE)
@@ -189,6 +190,17 @@ def check_base(record: RunRecord) -> None:
     same = (facts.st_size, facts.st_mtime_ns) == (record.base.size, record.base.mtime_ns)
     if not same and fingerprint(path) != record.base.sha256:
         raise ModelError(f"The base {path} has changed since the run began: put the old one back, or start a new run.")
+
+
+def _check_start(run: Run, record: RunRecord) -> None:
+    """ModelError where the adapter is gone that `run` was to begin with: it would learn from nothing, unnoticed."""
+    first = run.folder / START
+    if record.parent is None or first.is_file() or any(run.folder.glob("checkpoints/step_*/position.json")):
+        return
+    raise ModelError(
+        f"The adapter of {record.parent}, with which {run.name} was to begin, is gone from {first}: put it back, "
+        "or start a new run."
+    )
 
 
 def _now() -> str:
