@@ -10,7 +10,7 @@ from ...host.api import Command
 from ..errors import UsageError
 from ..paths import Home
 from .edge import guarded
-from .following import compare, compare_flags, logs, logs_flags, run_flag, show, status, watch
+from .following import compare, compare_flags, logs, logs_flags, run_flag, runs, show, status, watch
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
 from .starting import start, start_flags
@@ -53,13 +53,13 @@ VERBS: Final[dict[str, Verb]] = {
     "setup": Verb("install the training engine (llama.cpp), once", setup, setup_flags),
     "doctor": Verb("look at engine, machine, server and host, and say what to do", doctor, doctor_flags),
     "start": Verb("start a run in the background", start, start_flags),
-    "status": Verb("one line a run", status, run_flag),
+    "status": Verb("one line a run, those at work first", status, run_flag),
     "watch": Verb("follow a run live; any key leaves", watch, run_flag),
     "logs": Verb("what happened in a run", logs, logs_flags),
     "pause": Verb("save and free the memory", pause, run_flag),
     "resume": Verb("go on with a paused, failed or interrupted run", resume, run_flag),
     "stop": Verb("end a run, keep the best so far", stop, run_flag),
-    "runs": Verb("one line a run", status, lambda parser: None),
+    "runs": Verb("what each run is made of, what came of it, which it continues", runs, lambda parser: None),
     "show": Verb("a run's base, data, settings and result", show, run_flag),
     "compare": Verb("two runs side by side: what differs, and what came of it", compare, compare_flags),
 }

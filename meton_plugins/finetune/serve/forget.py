@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from ..paths import Home
 from ..told import BACKUPS, Told
 from ..train.lock import start_lock
 from ..train.record import Redacted
-from ..train.runs import Run, all_runs
+from ..train.runs import ANSWERS, REPORT, Run, all_runs
 from .export import read_export
 from .register import list_registered
 
@@ -127,6 +128,8 @@ def _finish(home: Home, library: Library, what: Forgotten, conversations: Sequen
         if lines:
             # Before the rows go: afterwards nothing would say that the run saw them.
             run.redact(_note(what, lines))
+            for quoting in (ANSWERS, REPORT):
+                (run.folder / quoting).unlink(missing_ok=True)
         if (run.folder / "dataset").is_dir():
             redact(run.folder / "dataset", what, at)
         receipt.runs += [_seen(home, run, note) for note in run.redacted if note.forgotten == what.name]
@@ -218,6 +221,8 @@ def _quoting(paths: Iterable[Path], quotes: Quotes) -> Iterator[Path]:
             if not quotes or not path.is_file() or path.is_symlink() or path.stat().st_size > LARGEST:
                 continue
             text = path.read_text(encoding="utf-8", errors="replace")
+            if path.suffix == ".html":
+                text = html.unescape(text)
         except OSError:
             continue
         if quotes.within(text) or any(quotes.within(one) for one in _strings(text)):
