@@ -31,6 +31,8 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) 
     assert "meton_plugins/__init__.py" not in names  # a namespace: other plugins live beside
     assert "meton_plugins/finetune/_data/plugin.toml" in names
     assert "meton_plugins/finetune/_data/templates/modelfiles/basic.Modelfile" in names
+    report = {"meton_plugins/finetune/report/page.html.j2", "meton_plugins/finetune/report/page.css"}
+    assert report | {"meton_plugins/finetune/report/page.js"} <= set(names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
 
 

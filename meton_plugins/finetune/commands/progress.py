@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from ..train.record import State
     from ..train.runs import Run
 
-__all__ = ["LIVING", "bar", "duration", "left_out", "memory", "result", "run_line", "share_done", "trend"]
+__all__ = [
+    "LIVING",
+    "bar",
+    "duration",
+    "left_out",
+    "memory",
+    "result",
+    "run_line",
+    "share_done",
+    "standing_line",
+    "trend",
+]
 
 #: Of `interrupted`, the longest status.
 STATUS_WIDTH: Final = 11
@@ -56,8 +67,12 @@ def share_done(state: State) -> float:
 
 def run_line(run: Run, width: int = 0) -> str:
     """A run's standing in one line; with `width`, its name and status in columns."""
-    state, status = run.state, run.status
-    parts = [f"{run.name:{width}}  {status:{STATUS_WIDTH if width else 0}}"]
+    return standing_line(run.name, run.state, run.status, width)
+
+
+def standing_line(name: str, state: State, status: str, width: int = 0) -> str:
+    """The same, of what was read already."""
+    parts = [f"{name:{width}}  {status:{STATUS_WIDTH if width else 0}}"]
     if status in LIVING:
         if state.steps:
             done = f"{share_done(state):4.0%}  " if width else ""
@@ -81,7 +96,7 @@ def run_line(run: Run, width: int = 0) -> str:
     if state.note:
         parts.append(state.note)
     if status in ("interrupted", "paused", "failed"):
-        parts.append(f"(go on: /finetune resume {run.name})")
+        parts.append(f"(go on: /finetune resume {name})")
     return "  ".join(part for part in parts if part).rstrip()
 
 

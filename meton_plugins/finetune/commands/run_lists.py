@@ -6,14 +6,17 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from rich.cells import cell_len, set_cell_size
+
 from .edge import note
-from .lettering import cell, fitting, line, visible
-from .progress import LIVING, run_line
+from .lettering import ascii_only, line, visible
+from .progress import LIVING, standing_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...host.api import Host
+    from ..train.record import State
     from ..train.runs import Run
 
 __all__ = ["listed", "standing", "summary"]
@@ -22,8 +25,22 @@ __all__ = ["listed", "standing", "summary"]
 MOST: Final = 15
 #: Statuses of runs that the user may want to do something about; they stand first, in this order.
 FIRST: Final = (*LIVING, "queued", "paused", "interrupted", "failed")
-#: A name is cut after so many cells where the terminal is narrow.
-NAME: Final = 24
+#: The columns of the table, and from which width of the terminal they are there.
+COLUMNS: Final = {
+    "name": 0, "status": 0, "when": 60, "base": 110, "dataset": 110, "validation": 0, "continues": 72, "recipe": 120,
+    "note": 72,
+}  # fmt: skip
+#: Others are there where a run has something in them.
+ALWAYS: Final = ("name", "status", "when", "base", "dataset", "validation")
+#: Columns that are cut where the terminal is too narrow for all, and how short they may become.
+GIVING: Final = ("note", "base", "dataset", "recipe", "continues", "name")
+SHORTEST: Final = 10
+
+
+class _Standing(NamedTuple):
+    name: str
+    state: State
+    status: str
 
 
 class Summary(NamedTuple):
@@ -36,7 +53,7 @@ class Summary(NamedTuple):
     dataset: str
     before: float | None
     best: float | None
-    parent: str
+    continues: str
     recipe: str
     note: str
 
@@ -47,16 +64,17 @@ class Summary(NamedTuple):
 
 def standing(host: Host, runs: Sequence[Run]) -> None:
     """One line a run: those at work first, then those that wait for the user, then the newest that are over."""
-    told = [(run, run.status) for run in reversed(runs)]
-    waiting = sorted((one for one in told if one[1] in FIRST), key=lambda one: FIRST.index(one[1]))
-    ended = [one for one in told if one[1] not in FIRST]
+    told = [_Standing(run.name, *_state(run)) for run in reversed(runs)]
+    waiting = sorted((one for one in told if one.status in FIRST), key=lambda one: FIRST.index(one.status))
+    ended = [one for one in told if one.status not in FIRST]
     shown = [*waiting, *ended[: max(MOST - len(waiting), 3)]] if host.console.is_terminal else [*waiting, *ended]
-    width = max((len(run.name) for run, _ in shown), default=0) if len(shown) > 1 else 0
-    for run, status in shown:
-        said = run_line(run, width)
+    end = _end(host)
+    width = max((len(one.name) for one in shown), default=0) if len(shown) > 1 else 0
+    for one in shown:
+        said = standing_line(one.name, one.state, one.status, width)
         if host.console.is_terminal and len(shown) > 1:
-            said = _cut(fitting(host, visible(said)), host.console.width)
-        line(host, said, "bold" if status in LIVING and len(shown) > 1 else "")
+            said = _cut(visible(said), host.console.width, end)
+        line(host, said, "bold" if one.status in LIVING and len(shown) > 1 else "")
     hidden = len(runs) - len(shown)
     if hidden:
         note(host, f"{hidden} more that are over: /finetune runs lists all.")
@@ -66,11 +84,11 @@ def summary(run: Run) -> Summary:
     """What a table or a machine is told of `run`."""
     from ..report.lineage import notes
 
-    record, state = run.record, run.state
+    record, (state, status) = run.record, _state(run)
     written = notes(run)
     return Summary(
         run.name,
-        run.status,
+        status,
         record.created,
         record.base.name or Path(record.base.path).name,
         record.dataset,
@@ -84,30 +102,32 @@ def summary(run: Run) -> Summary:
 
 def listed(host: Host, runs: Sequence[Run]) -> None:
     """A table, newest first; the narrower the terminal, the fewer columns."""
-    from rich.table import Table
-
     rows = [summary(run) for run in reversed(runs)]
-    width = host.console.width
-    columns = ["name", "status", "validation"]
-    if width >= 64:
-        columns[2:2] = ["when"]
-    if width >= 84 and any(row.parent for row in rows):
-        columns.append("continues")
-    if width >= 100:
-        columns[3:3] = ["base", "dataset"]
-    if width >= 100 and any(row.recipe for row in rows):
-        columns.append("recipe")
-    if width >= 72 and any(row.note for row in rows):
-        columns.append("note")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", highlight=False)
-    for column in columns:
-        least = {"when": 16, "status": 8, "validation": 13, "name": 8}.get(column)
-        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=least)
-    for row in rows:
-        texts = {**row.as_dict(), "when": _when(row.when), "validation": _losses(row), "continues": row.parent}
-        style = "bold" if row.status in LIVING else ""
-        table.add_row(*(cell(host, str(texts[column]), style) for column in columns))
-    host.console.print(table)
+    width = host.console.width if host.console.is_terminal else 10_000
+    columns = [
+        name
+        for name, least in COLUMNS.items()
+        if width >= least and (name in ALWAYS or any(getattr(row, name) for row in rows))
+    ]
+    texts = [{**row.as_dict(), "when": _when(row.when), "validation": _losses(row)} for row in rows]
+    lines = [columns, *([visible(" ".join(text[name].split())) for name in columns] for text in texts)]
+    wide = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for name in GIVING:  # what tells least is cut first
+        over = sum(wide) + 2 * len(wide) - 2 - width
+        if over > 0 and name in columns:
+            at = columns.index(name)
+            wide[at] = max(min(wide[at], SHORTEST), wide[at] - over)
+    end = _end(host)
+    styles = ["dim", *("bold" if row.status in LIVING else "" for row in rows)]
+    for words, style in zip(lines, styles, strict=True):
+        padded = (set_cell_size(_cut(word, cells, end), cells) for word, cells in zip(words, wide, strict=True))
+        line(host, "  ".join(padded).rstrip(), style)
+
+
+def _state(run: Run) -> tuple[State, str]:
+    """Its state and status, read once: only of one that was at work it is asked whether it still is."""
+    state = run.state
+    return state, run.status if state.status in LIVING else state.status
 
 
 def _losses(row: Summary) -> str:
@@ -124,7 +144,11 @@ def _when(created: str) -> str:
         return created[:16]
 
 
-def _cut(text: str, width: int) -> str:
-    from rich.cells import cell_len, set_cell_size
+def _end(host: Host) -> str:
+    """What stands for all that was cut."""
+    return "~" if ascii_only(host) else "…"
 
-    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + ("…" if not text.isascii() else "~")
+
+def _cut(text: str, width: int, end: str) -> str:
+    """`text` in at most `width` cells."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + end

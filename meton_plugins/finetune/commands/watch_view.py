@@ -27,6 +27,8 @@ LOWEST: Final = 6
 FIXED: Final = 8
 #: Last events, where there is room for them.
 EVENTS: Final = 4
+#: More points of a course than this are not told apart in a terminal, and take long to draw.
+MOST: Final = 2000
 RAW, SMOOTH, MARKS = "bright_black", "cyan", "yellow"
 
 
@@ -53,15 +55,16 @@ def view(host: Host, run: Run, course: Course, hint: str) -> Group:
 def drawn(host: Host, course: Course, steps: int, width: int, height: int) -> list[Text]:
     """Raw losses, faint; their even course; validations as marks. Empty where there is no room."""
     from ..report.curve import Series, chart
-    from ..report.scale import smoothed
+    from ..report.scale import pooled, smoothed
 
     if height < LOWEST:
         return []
     points = course.points()
     last = max([steps, *course.steps, *course.validations])
+    some = points[:: 1 + len(points) // MOST]
     series = (
-        Series(points if len(points) > 1 else (), "faint", RAW),
-        Series(smoothed(points), "line", SMOOTH),
+        Series(some if len(points) > 1 else (), "faint", RAW),
+        Series(smoothed(pooled(points, MOST)), "line", SMOOTH),
         Series(course.validated, "mark", MARKS),
     )
     return as_texts(chart(series, width, height, last, ascii_only=ascii_only(host)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 from .course import Point
@@ -13,8 +13,8 @@ __all__ = ["labels", "pooled", "smoothed", "span", "thinned", "ticks"]
 
 #: Of raw losses, the part at either end that does not decide how high a chart is: one spike would flatten all else.
 TAIL: Final = 0.02
-#: A course is smoothed over this part of itself.
-WINDOW: Final = 1 / 30
+#: A course is smoothed over this part of itself, to either side.
+WINDOW: Final = 1 / 50
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
@@ -45,14 +45,13 @@ def labels(numbers: Sequence[float]) -> list[str]:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """An even course through `points`: an exponential mean, unbiased at its start."""
-    keep = 1 - 1 / max(1.0, len(points) * WINDOW)
-    total = weight = 0.0
+    """An even course through `points`: each the mean of those around it, so that it does not lag behind a fall."""
+    half = max(1, round(len(points) * WINDOW))
+    sums = [0.0, *accumulate(y for _, y in points)]
     found = []
-    for x, y in points:
-        total = keep * total + (1 - keep) * y if keep else y
-        weight = keep * weight + (1 - keep) if keep else 1.0
-        found.append((x, total / weight))
+    for index, (x, _) in enumerate(points):
+        low, high = max(0, index - half), min(len(points), index + half + 1)
+        found.append((x, (sums[high] - sums[low]) / (high - low)))
     return found
 
 
