@@ -77,7 +77,7 @@ def standing(host: Host, runs: Sequence[Run]) -> None:
         line(host, said, "bold" if one.status in LIVING and len(shown) > 1 else "")
     hidden = len(runs) - len(shown)
     if hidden:
-        note(host, f"{hidden} more that are over: /finetune runs lists all.")
+        note(host, f"{hidden} more: /finetune runs")
 
 
 def summary(run: Run) -> Summary:
