@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from .. import form
 from ..curate.manifest import FILES, Row
 from ..errors import ModelError
 from ..gguf.inspect import fingerprint
@@ -126,5 +127,5 @@ def _prompt(row: Row, system: str) -> list[dict[str, Any]]:
 
 
 def _question(row: Row) -> str:
-    """The user's last words."""
-    return next((message.content for message in reversed(row.messages[:-1]) if message.role == "user"), "")
+    """The user's last words, without the form in which Meton asks them."""
+    return next((form.asked(message.content) for message in reversed(row.messages[:-1]) if message.role == "user"), "")
