@@ -66,7 +66,7 @@ def hostile_run(home: Home) -> tuple[Run, str]:
     run = drawn_run(
         home, "night-1", parent="night-0", recipe=HOSTILE, system=HOSTILE, dataset=f"mine-{BACKWARDS}",
         settings=TrainSettings(chat_template=f"/tmp/{HOSTILE}.jinja"), versions={HOSTILE: BACKWARDS},
-        plan={"peak_mb": 9100, "seconds": 900},
+        plan={"memory": {"peak": 9100}, "time": {"seconds": 900}},
         state={"note": HOSTILE},
     )  # fmt: skip
     append_json(run.folder / "notes.jsonl", {"at": "2026-11-22T08:00:00", "text": HOSTILE + BACKWARDS})

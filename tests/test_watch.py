@@ -67,7 +67,7 @@ def made(home: Path) -> Home:
 @pytest.fixture
 def alive(made: Home) -> Iterator[Run]:
     """A run whose worker lives: its lock is held."""
-    run = drawn_run(made, "night-2", 230, 400, status="running", plan={"peak_mb": 9100}, state={"epoch": 2})
+    run = drawn_run(made, "night-2", 230, 400, status="running", plan={"memory": {"peak": 9100}}, state={"epoch": 2})
     with run_lock(run.folder):
         yield run
 
@@ -285,7 +285,7 @@ def test_many_runs_are_listed_quickly(made: Home) -> None:
 
 def test_show_tells_where_a_run_comes_from(made: Home) -> None:
     for name, parent in (("one", "gone"), ("two", "one"), ("three", "two")):
-        plan = {"peak_mb": 8000, "seconds": 700}
+        plan = {"memory": {"peak": 8000}, "time": {"seconds": 700}}
         drawn_run(made, name, parent=parent, replay=0.5 if name == "three" else None, plan=plan)
     append_json(made.runs / "three" / "notes.jsonl", {"at": "2026-11-22T08:00:00", "text": "kept [/INST]"})
     typed = Typed(made)
@@ -307,7 +307,7 @@ def test_a_circle_of_parents_ends(made: Home) -> None:
 
 
 def test_an_unfinished_run_has_no_real_time_yet(made: Home) -> None:
-    drawn_run(made, "one", 100, 400, status="paused", plan={"seconds": 700, "peak_mb": True})
+    drawn_run(made, "one", 100, 400, status="paused", plan={"time": {"seconds": 700}, "memory": True})
     assert "foreseen  time 12 min\n" in Typed(made)("show one")
 
 

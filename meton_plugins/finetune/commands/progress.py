@@ -67,12 +67,12 @@ def share_done(state: State) -> float:
 
 def run_line(run: Run, width: int = 0) -> str:
     """A run's standing in one line; with `width`, its name and status in columns."""
-    return standing_line(run.name, run.state, run.status, width)
+    return standing_line(run, run.state, run.status, width)
 
 
-def standing_line(name: str, state: State, status: str, width: int = 0) -> str:
-    """The same, of what was read already."""
-    parts = [f"{name:{width}}  {status:{STATUS_WIDTH if width else 0}}"]
+def standing_line(run: Run, state: State, status: str, width: int = 0) -> str:
+    """The same, where state and status were read already."""
+    parts = [f"{run.name:{width}}  {status:{STATUS_WIDTH if width else 0}}"]
     if status in LIVING:
         if state.steps:
             done = f"{share_done(state):4.0%}  " if width else ""
@@ -96,7 +96,7 @@ def standing_line(name: str, state: State, status: str, width: int = 0) -> str:
     if state.note:
         parts.append(state.note)
     if status in ("interrupted", "paused", "failed"):
-        parts.append(f"(go on: /finetune resume {name})")
+        parts.append(f"(go on: /finetune resume {run.name})")
     return "  ".join(part for part in parts if part).rstrip()
 
 

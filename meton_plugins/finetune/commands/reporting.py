@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ...host.api import Host
     from ..paths import Home
     from ..report.answers import Answer
-    from ..report.page import Finding
     from ..train.runs import Run
     from .options import Parser
 
@@ -51,7 +50,7 @@ def report(host: Host, home: Home, options: argparse.Namespace) -> int:
         named = Path(options.output).expanduser()
         path = check_output(home.datasets, named / f"{run.name}.html" if named.is_dir() else named, options.force)
     answers, missing = _answers(host, home, run, options.answers)
-    text = build(run, _findings(run), answers)
+    text = build(run, answers=answers)
     with replacing(path, "w") as file:
         file.write(text)
     if options.output:
@@ -65,11 +64,6 @@ def report(host: Host, home: Home, options: argparse.Namespace) -> int:
         note(host, missing)
     note(host, "Open it in a browser. It needs no network, and quotes your chats.")
     return 0
-
-
-def _findings(run: Run) -> list[Finding]:
-    """What stands out in its numbers."""
-    return []
 
 
 def _answers(host: Host, home: Home, run: Run, number: int) -> tuple[list[Answer], str | None]:

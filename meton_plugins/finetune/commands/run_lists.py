@@ -24,7 +24,7 @@ __all__ = ["listed", "standing", "summary"]
 #: More lines of runs that are over are read by nobody: `/finetune runs` has all.
 MOST: Final = 15
 #: Statuses of runs that the user may want to do something about; they stand first, in this order.
-FIRST: Final = (*LIVING, "queued", "paused", "interrupted", "failed")
+FIRST: Final = (*LIVING, "queued", "paused", "interrupted", "failed", "new")
 #: The columns of the table, and from which width of the terminal they are there.
 COLUMNS: Final = {
     "name": 0, "status": 0, "when": 60, "base": 110, "dataset": 110, "validation": 0, "continues": 72, "recipe": 120,
@@ -38,7 +38,7 @@ SHORTEST: Final = 10
 
 
 class _Standing(NamedTuple):
-    name: str
+    run: Run
     state: State
     status: str
 
@@ -64,14 +64,14 @@ class Summary(NamedTuple):
 
 def standing(host: Host, runs: Sequence[Run]) -> None:
     """One line a run: those at work first, then those that wait for the user, then the newest that are over."""
-    told = [_Standing(run.name, *_state(run)) for run in reversed(runs)]
+    told = [_Standing(run, run.state, run.status) for run in reversed(runs)]
     waiting = sorted((one for one in told if one.status in FIRST), key=lambda one: FIRST.index(one.status))
     ended = [one for one in told if one.status not in FIRST]
     shown = [*waiting, *ended[: max(MOST - len(waiting), 3)]] if host.console.is_terminal else [*waiting, *ended]
     end = _end(host)
-    width = max((len(one.name) for one in shown), default=0) if len(shown) > 1 else 0
+    width = max((len(one.run.name) for one in shown), default=0) if len(shown) > 1 else 0
     for one in shown:
-        said = standing_line(one.name, one.state, one.status, width)
+        said = standing_line(one.run, one.state, one.status, width)
         if host.console.is_terminal and len(shown) > 1:
             said = _cut(visible(said), host.console.width, end)
         line(host, said, "bold" if one.status in LIVING and len(shown) > 1 else "")
@@ -84,11 +84,11 @@ def summary(run: Run) -> Summary:
     """What a table or a machine is told of `run`."""
     from ..report.lineage import notes
 
-    record, (state, status) = run.record, _state(run)
+    record, state = run.record, run.state
     written = notes(run)
     return Summary(
         run.name,
-        status,
+        run.status,
         record.created,
         record.base.name or Path(record.base.path).name,
         record.dataset,
@@ -122,12 +122,6 @@ def listed(host: Host, runs: Sequence[Run]) -> None:
     for words, style in zip(lines, styles, strict=True):
         padded = (set_cell_size(_cut(word, cells, end), cells) for word, cells in zip(words, wide, strict=True))
         line(host, "  ".join(padded).rstrip(), style)
-
-
-def _state(run: Run) -> tuple[State, str]:
-    """Its state and status, read once: only of one that was at work it is asked whether it still is."""
-    state = run.state
-    return state, run.status if state.status in LIVING else state.status
 
 
 def _losses(row: Summary) -> str:

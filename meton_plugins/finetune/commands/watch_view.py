@@ -37,14 +37,14 @@ def view(host: Host, run: Run, course: Course, hint: str) -> Group:
     from rich.console import Group
 
     width, height = min(host.console.width, WIDEST), host.console.height
-    state = run.state
+    state, status = run.state, run.status
     events = EVENTS if height >= FIXED + EVENTS + LOWEST else 2
-    lines: list[Text] = [_head(host, run, state, width), _bar(host, state, width)]
+    lines: list[Text] = [_head(host, run, state, status, width), _bar(host, state, width)]
     curve = drawn(host, course, state.steps, width, min(HIGHEST, height - FIXED - events))
     if curve:
         lines += [_line(""), *curve]
     lines += [_line(""), legend(host, course, state)] if course.steps or course.validations else []
-    lines += [_facts(host, run, state), _line("")]
+    lines += [_facts(host, run, state, status), _line("")]
     lines += _last(host, course, events)
     lines += [_line(fitting(host, hint), "dim")]
     for line in lines:
@@ -96,10 +96,9 @@ def legend(host: Host, course: Course, state: State) -> Text:
     return Text.assemble(*parts, no_wrap=True)
 
 
-def _head(host: Host, run: Run, state: State, width: int) -> Text:
+def _head(host: Host, run: Run, state: State, status: str, width: int) -> Text:
     from rich.text import Text
 
-    status = run.status
     where = f"epoch {state.epoch}/{state.epochs}  step {state.step}/{state.steps}" if state.steps else ""
     name = cell(host, run.name, "bold")
     room = width - len(name) - len(status) - 2
@@ -120,7 +119,7 @@ def _bar(host: Host, state: State, width: int) -> Text:
     return Text.assemble((done * full, SMOOTH), (todo * (room - full), RAW), said, no_wrap=True)
 
 
-def _facts(host: Host, run: Run, state: State) -> Text:
+def _facts(host: Host, run: Run, state: State, status: str) -> Text:
     from ..report.foreseen import foreseen
 
     parts = [f"{state.tokens_per_s:,.0f} tokens/s"] if state.tokens_per_s else []
@@ -129,7 +128,8 @@ def _facts(host: Host, run: Run, state: State) -> Text:
         said = f"{memory(state.peak_rss_mb)} at most"
         parts.append(said if planned is None else f"{said} ({memory(planned)} foreseen)")
     parts += [f"trained {duration(state.trained_seconds)}"] if state.trained_seconds else []
-    return _line(fitting(host, "  ·  ".join(parts) or "the base is being loaded"))
+    nothing = "waits for its turn" if status == "queued" else "the base is being loaded"
+    return _line(fitting(host, "  ·  ".join(parts) or nothing))
 
 
 def _last(host: Host, course: Course, number: int) -> list[Text]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from ..train.record import RunRecord, State
 
 __all__ = ["Foreseen", "foreseen"]
-
-#: By which names a plan may have its numbers; the first that is there counts.
-MEMORY: Final = ("peak_mb", "memory_mb", "peak_rss_mb")
-SECONDS: Final = ("seconds", "train_seconds", "total_seconds")
 
 
 class Foreseen(NamedTuple):
@@ -32,15 +28,14 @@ def foreseen(record: RunRecord, state: State) -> list[Foreseen]:
     plan = record.plan or {}
     whole = state.status == "finished" and bool(state.steps) and state.step == state.steps
     rows = (
-        ("peak memory", "MB", _number(plan, MEMORY), state.peak_rss_mb),
-        ("time", "s", _number(plan, SECONDS), state.trained_seconds if whole else None),
+        ("peak memory", "MB", _number(plan, "memory", "peak"), state.peak_rss_mb),
+        ("time", "s", _number(plan, "time", "seconds"), state.trained_seconds if whole else None),
     )
     return [Foreseen(what, unit, planned, real) for what, unit, planned, real in rows if planned is not None]
 
 
-def _number(plan: dict[str, Any], names: tuple[str, ...]) -> float | None:
-    for name in names:
-        value = plan.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-            return float(value)
-    return None
+def _number(plan: dict[str, Any], part: str, name: str) -> float | None:
+    """A number of `plan.Plan`; None where another version wrote something else, or nothing was measured."""
+    inside = plan.get(part)
+    value = inside.get(name) if isinstance(inside, dict) else None
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None

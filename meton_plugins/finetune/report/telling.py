@@ -61,10 +61,7 @@ def _known(event: Mapping[str, Any]) -> str | None:
                 best = f", best validation loss {event['best_loss']:.3f} at step {event['best_step']}"
             memory = f", {event['peak_rss_mb']:.0f} MB at most" if event.get("peak_rss_mb") else ""
             return f"at step {event['step']}{best}{memory}"
-        case "early":
-            step = f"at step {event['step']}" if event.get("step") is not None else "at once"
-            return f"stops {step}{_why(event) or ': the validation loss no longer falls'}"
-        case "failed" | "note" | "restarted":
+        case "early" | "failed" | "note" | "restarted":
             return _own_words(event)
     return None
 
