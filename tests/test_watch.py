@@ -72,6 +72,14 @@ def alive(made: Home) -> Iterator[Run]:
         yield run
 
 
+def test_the_commands_come_up_without_what_only_pictures_need() -> None:
+    """A command starts well under a tenth of a second: rich and jinja2 are loaded by those who show something."""
+    code = "import sys\nfrom meton_plugins.finetune.commands import dataset, export, finetune\n"
+    code += "print([name for name in sys.modules if name.split('.')[0] in ('rich', 'jinja2', 'numpy')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 # The live view
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import UsageError
 from .edge import note, say, show_json
 from .options import Parser
-from .run_lists import listed, standing, summary
 from .run_views import compared, logged, shown
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def found(home: Home, options: argparse.Namespace) -> Run:
 def status(host: Host, home: Home, options: argparse.Namespace) -> int:
     """One line a run, those at work first."""
     from ..train.runs import all_runs
+    from .run_lists import standing
 
     runs = [found(home, options)] if options.run else all_runs(home.runs)
     if host.json:
@@ -62,6 +62,7 @@ def status(host: Host, home: Home, options: argparse.Namespace) -> int:
 def runs(host: Host, home: Home, options: argparse.Namespace) -> int:
     """What each run is made of, what came of it, and which it continues."""
     from ..train.runs import all_runs
+    from .run_lists import listed, summary
 
     there = all_runs(home.runs)
     if host.json:

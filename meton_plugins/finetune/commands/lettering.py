@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from rich.text import Text
-
 from ..report.visible import visible
 from .edge import say
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from ...host.api import Host
 
 __all__ = ["ascii_only", "cell", "fitting", "line", "visible"]
@@ -44,6 +44,8 @@ def ascii_only(host: Host) -> bool:
 
 def cell(host: Host, text: str, style: str = "") -> Text:
     """`text` for a table: harmless, on one line."""
+    from rich.text import Text
+
     return Text(fitting(host, visible(" ".join(text.split()))), style)
 
 
