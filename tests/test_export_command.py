@@ -93,7 +93,7 @@ def test_each_verb_has_help(typed: Typed, verb: str) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
-        ("frobnicate", 2, "/export has no word 'frobnicate': it has model, adapter."),
+        ("frobnicate", 2, "/export has no word 'frobnicate': it has model, adapter, report."),
         ("model one two", 2, "/export model does not take two"),
         ("model --quant q9_9", 2, "There is no quantization 'q9_9': choose one of f16, q8_0"),
         ("model --quant '[/INST]'", 2, "There is no quantization '[/INST]'"),

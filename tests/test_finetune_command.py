@@ -612,7 +612,7 @@ def test_logs_are_lines(ready: Typed, bench: Bench) -> None:
         "15:53:35  rows        side train  rows 3",
         "                      left out ab: [bold]too long",
         "15:53:35  step        1/60  epoch 1/6  loss 2.346  gradient 0.512  rate 0.001  1234 tokens/s",
-        "15:53:35  validation  step 1  epoch 1  loss 2  best yes",
+        "15:53:35  validation  loss 2.000 after step 1 (epoch 1), the best so far",
         "15:53:35  failed      The engine was killed.",
         f"The engine's own log: {run.folder / 'engine.log'}",
     ]

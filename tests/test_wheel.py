@@ -32,6 +32,8 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(wheel: Path) 
     assert "meton_plugins/finetune/_data/plugin.toml" in names
     assert "meton_plugins/finetune/_data/templates/modelfiles/basic.Modelfile" in names
     assert "meton_plugins/finetune/_data/templates/recipes/quick-trial.toml" in names
+    report = {"meton_plugins/finetune/report/page.html.j2", "meton_plugins/finetune/report/page.css"}
+    assert report | {"meton_plugins/finetune/report/page.js"} <= set(names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
 
 

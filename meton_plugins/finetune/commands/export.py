@@ -1,4 +1,4 @@
-"""`/export model|adapter <run>`: everything else after `/export` stays the host's."""
+"""`/export model|adapter|report <run>`: everything else after `/export` stays the host's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..paths import Home
 from .edge import guarded, note, say, show_json
 from .options import Parser, split, verbs_wanted
 from .progress import bar
+from .reporting import report, report_flags
 
 if TYPE_CHECKING:
     import argparse
@@ -21,8 +22,9 @@ __all__ = ["VERBS", "make"]
 VERBS: Final = {
     "model": "merge the run's best adapter into its base, and quantize",
     "adapter": "copy the run's adapter, a GGUF LoRA",
+    "report": "write a run as one HTML page: curves, settings, data, answers side by side",
 }
-SUMMARY: Final = "write a run's tuned model as GGUF, or its adapter"
+SUMMARY: Final = "write a run's tuned model as GGUF, its adapter, or a report of it"
 
 
 def make(host: Host, home: Home) -> Command:
@@ -45,6 +47,7 @@ def _parser() -> Parser:
             "--adapter", choices=("best", "last"), default="best", metavar="best|last",
             help="the one best on the validation side, or that of the last step (default: best)",
         )  # fmt: skip
+    report_flags(verbs.add_parser("report", description=VERBS["report"]))
     return parser
 
 
@@ -52,7 +55,7 @@ def _run(host: Host, home: Home, line: str) -> int:
     words = split(line)
     verbs_wanted("/export", words, VERBS)
     options = _parser().parse_args(words)
-    return _model(host, home, options) if options.verb == "model" else _adapter(host, home, options)
+    return {"model": _model, "adapter": _adapter, "report": report}[options.verb](host, home, options)
 
 
 def _model(host: Host, home: Home, options: argparse.Namespace) -> int:

@@ -1,14 +1,13 @@
-"""`/finetune status`, `watch`, `logs`, `show`, `compare`: looking at runs."""
+"""`/finetune status`, `runs`, `watch`, `logs`, `show`, `compare`: looking at runs."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import UsageError
 from .edge import note, say, show_json
 from .options import Parser
-from .progress import run_line
 from .run_views import compared, logged, shown
 
 if TYPE_CHECKING:
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
     from ..paths import Home
     from ..train.runs import Run
 
-__all__ = ["compare", "compare_flags", "found", "logs", "logs_flags", "run_flag", "show", "status", "watch"]
+__all__ = ["compare", "compare_flags", "found", "logs", "logs_flags", "run_flag", "runs", "show", "status", "watch"]
+
+NONE: Final = "No run yet. Rate answers, /dataset build, then /finetune start."
 
 
 def run_flag(parser: Parser) -> None:
@@ -44,17 +45,32 @@ def found(home: Home, options: argparse.Namespace) -> Run:
 
 
 def status(host: Host, home: Home, options: argparse.Namespace) -> int:
-    """One line a run."""
+    """One line a run, those at work first."""
     from ..train.runs import all_runs
+    from .run_lists import standing
 
-    runs = [found(home, options)] if getattr(options, "run", None) else all_runs(home.runs)
+    runs = [found(home, options)] if options.run else all_runs(home.runs)
     if host.json:
         show_json(host, [{"run": r.name, **r.state.model_dump(), "status": r.status} for r in runs])
     elif not runs:
-        say(host, "No run yet. Rate answers, /dataset build, then /finetune start.")
-    width = max(len(run.name) for run in runs) if len(runs) > 1 else 0
-    for run in runs:
-        say(host, run_line(run, width))
+        say(host, NONE)
+    else:
+        standing(host, runs)
+    return 0
+
+
+def runs(host: Host, home: Home, options: argparse.Namespace) -> int:
+    """What each run is made of, what came of it, and which it continues."""
+    from ..train.runs import all_runs
+    from .run_lists import listed, summary
+
+    there = all_runs(home.runs)
+    if host.json:
+        show_json(host, [summary(run).as_dict() for run in there])
+    elif not there:
+        say(host, NONE)
+    else:
+        listed(host, there)
     return 0
 
 
@@ -62,10 +78,26 @@ def show(host: Host, home: Home, options: argparse.Namespace) -> int:
     """A run's base, data, settings and result."""
     run = found(home, options)
     if host.json:
-        show_json(host, {**run.record.model_dump(), "state": {**run.state.model_dump(), "status": run.status}})
+        show_json(host, _whole(run))
     else:
         shown(host, run)
     return 0
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    """A run for machines."""
+    from ..report.foreseen import foreseen
+    from ..train.lineage import lineage
+    from ..train.notes import notes
+
+    record, state = run.record, run.state
+    return {
+        **record.model_dump(),
+        "state": {**state.model_dump(), "status": run.status},
+        "lineage": [one.name for one in lineage(run)],
+        "foreseen": [one._asdict() for one in foreseen(record, state)],
+        "notes": [one._asdict() for one in notes(run)],
+    }
 
 
 def compare(host: Host, home: Home, options: argparse.Namespace) -> int:

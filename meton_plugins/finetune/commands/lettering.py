@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from rich.text import Text
-
+from ..report.visible import visible
 from .edge import say
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from ...host.api import Host
 
-__all__ = ["ascii_only", "cell", "line", "visible"]
+__all__ = ["ascii_only", "cell", "fitting", "line", "visible"]
 
 #: Our own signs where a terminal knows ASCII alone.
 _PLAIN: Final = str.maketrans(
-    {"·": ".", "−": "-", "–": "-", "→": "->", "×": "x", "…": "...", "✂": "8<", "⏎": "\\n", "⟦": "[[", "⟧": "]]"}
+    {
+        "·": ".",
+        "−": "-",
+        "–": "-",
+        "→": "->",
+        "×": "x",
+        "…": "...",
+        "✂": "8<",
+        "⏎": "\\n",
+        "⟦": "[[",
+        "⟧": "]]",
+        "↓": "v",
+        "↑": "^",
+        "●": "o",
+        "◆": "x",
+        "━": "*",
+        "└": "`",
+    }
 )
-#: Joins the parts of an emoji: the only sign without a shape that texts need.
-_JOINER: Final = "\u200d"
 
 
 def ascii_only(host: Host) -> bool:
@@ -29,30 +44,18 @@ def ascii_only(host: Host) -> bool:
 
 def cell(host: Host, text: str, style: str = "") -> Text:
     """`text` for a table: harmless, on one line."""
-    return Text(_fitting(host, visible(" ".join(text.split()))), style)
+    from rich.text import Text
+
+    return Text(fitting(host, visible(" ".join(text.split()))), style)
 
 
 def line(host: Host, text: str, style: str = "") -> None:
     """Print a line of our own, in signs that the terminal has."""
-    say(host, _fitting(host, text), style)
+    say(host, fitting(host, text), style)
 
 
-def visible(text: str) -> str:
-    """`text` with everything that has no shape spelled out; line ends and tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter in "\n\t" or letter == _JOINER or not _shapeless(letter) else f"<U+{ord(letter):04X}>"
-        for letter in text
-    )
-
-
-def _shapeless(letter: str) -> bool:
-    # Controls, halves of letters, and what turns the direction of all that follows.
-    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _fitting(host: Host, text: str) -> str:
+def fitting(host: Host, text: str) -> str:
+    """`text` of our own, in signs that the terminal has."""
     if not ascii_only(host):
         return text
     return text.translate(_PLAIN).encode("ascii", "backslashreplace").decode()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from ..report.units import duration, memory
 from .edge import note
 
 if TYPE_CHECKING:
@@ -13,10 +14,24 @@ if TYPE_CHECKING:
     from ..train.record import State
     from ..train.runs import Run
 
-__all__ = ["bar", "duration", "left_out", "run_line", "size", "trend"]
+__all__ = [
+    "LIVING",
+    "bar",
+    "duration",
+    "left_out",
+    "memory",
+    "result",
+    "run_line",
+    "share_done",
+    "size",
+    "standing_line",
+    "trend",
+]
 
 #: Of `interrupted`, the longest status.
 STATUS_WIDTH: Final = 11
+#: Statuses in which a worker is at work.
+LIVING: Final = ("running", "starting")
 
 
 @contextmanager
@@ -39,16 +54,6 @@ def bar(host: Host) -> Iterator[Callable[[str, int, int], None]]:
         yield tell
 
 
-def duration(seconds: float | None) -> str:
-    """`42 s`, `3 min`, `2 h 05 min`; empty for None."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def size(number: int) -> str:
     """Bytes as `12 KB`, `3.4 MB`, `1.2 GB`."""
     if number >= 2**30:
@@ -63,12 +68,23 @@ def trend(state: State) -> str:
     return "↓" if state.loss_trend < -0.005 else "↑" if state.loss_trend > 0.005 else "→"
 
 
+def share_done(state: State) -> float:
+    """How far a run is, from 0 to 1."""
+    return min(1.0, state.step / state.steps) if state.steps else 0.0
+
+
 def run_line(run: Run, width: int = 0) -> str:
     """A run's standing in one line; with `width`, its name and status in columns."""
-    state, status = run.state, run.status
+    return standing_line(run, run.state, run.status, width)
+
+
+def standing_line(run: Run, state: State, status: str, width: int = 0) -> str:
+    """The same, where state and status were read already."""
     parts = [f"{run.name:{width}}  {status:{STATUS_WIDTH if width else 0}}"]
-    if status in ("running", "starting"):
-        parts.append(f"epoch {state.epoch}/{state.epochs}  step {state.step}/{state.steps}")
+    if status in LIVING:
+        if state.steps:
+            done = f"{share_done(state):4.0%}  " if width else ""
+            parts.append(f"{done}epoch {state.epoch}/{state.epochs}  step {state.step}/{state.steps}")
         if state.loss is not None:
             parts.append(f"loss {state.loss:.3f} {trend(state)}")
         if state.tokens_per_s:
@@ -77,14 +93,26 @@ def run_line(run: Run, width: int = 0) -> str:
             parts.append(f"{duration(state.seconds_left)} left")
     elif status == "failed":
         parts.append(state.error or "")
+    elif status == "queued":
+        parts.append("waits for its turn")
     else:
         if state.steps:
             parts.append(f"step {state.step}/{state.steps}")
-        if state.best_loss is not None and state.base_loss is not None:
-            parts.append(f"validation loss {state.base_loss:.3f} → {state.best_loss:.3f}")
+        parts.append(result(state))
+        if status == "paused" and state.error:
+            parts.append(state.error)
+    if state.note:
+        parts.append(state.note)
     if status in ("interrupted", "paused", "failed"):
         parts.append(f"(go on: /finetune resume {run.name})")
     return "  ".join(part for part in parts if part).rstrip()
+
+
+def result(state: State) -> str:
+    """What training did to the validation loss; empty where nothing was validated."""
+    if state.best_loss is None or state.base_loss is None:
+        return ""
+    return f"validation loss {state.base_loss:.3f} → {state.best_loss:.3f}"
 
 
 def left_out(host: Host, run: Run) -> None:

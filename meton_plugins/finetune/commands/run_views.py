@@ -1,44 +1,84 @@
-"""How `/finetune` shows a run, its log, and the doctor's findings to people."""
+"""How `/finetune` shows a run, two of them, its log, and the doctor's findings to people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .edge import say
-from .progress import duration, run_line
+from .lettering import ascii_only, cell, fitting, line
+from .progress import duration, memory, result, run_line
 
 if TYPE_CHECKING:
     from ...host.api import Host
     from ..report.compare import Comparison
+    from ..report.foreseen import Foreseen
     from ..report.health import Finding
     from ..train.record import Redacted
     from ..train.runs import Run
 
 __all__ = ["compared", "examined", "logged", "shown"]
 
+#: The colours and marks of two runs in one chart: the first of a mark is for a terminal that knows more than ASCII.
+TWO: Final = (("cyan", "●o"), ("magenta", "◆x"))
+#: Of the chart of two runs, in cells and lines.
+WIDEST, HIGH = 100, 14
+
 
 def shown(host: Host, run: Run) -> None:
     """What a run is made of, and what came of it."""
+    from ..report.foreseen import foreseen
+    from ..train.notes import notes
+
     record, state = run.record, run.state
     settings = record.settings
     base = f"{record.base.name or Path(record.base.path).name}  {record.base.architecture}"
-    lines = {
-        "made": record.created, "base": f"{base}  {record.base.parameters / 1e6:.1f} M parameters",
-        "dataset": f"{record.dataset}  " + "  ".join(f"{n} {side}" for side, n in record.examples.items()),
-        "settings": f"rank {settings.lora_rank}  alpha {settings.lora_alpha:g}  rate {settings.learning_rate:g}",
-        "": f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
-        "template": record.template, "trained": duration(state.trained_seconds),
-        "memory": f"{state.peak_rss_mb:.0f} MB at most" if state.peak_rss_mb else "",
-        "left out": f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "nothing",
-        "forgotten": ", ".join(_forgotten(one) for one in run.redacted),
-        "folder": str(run.folder),
-    }  # fmt: skip
-    say(host, run_line(run), "bold")
-    for label, text in lines.items():
+    examples = "  ".join(f"{n} {side}" for side, n in record.examples.items())
+    lines = [
+        ("made", record.created),
+        ("base", f"{base}  {record.base.parameters / 1e6:.1f} M parameters"),
+        ("dataset", f"{record.dataset}  {examples}"),
+        ("continues", _lineage(run)),
+        ("recipe", record.recipe or ""),
+        ("sweep", record.sweep or ""),
+        ("settings", f"rank {settings.lora_rank}  alpha {settings.lora_alpha:g}  rate {settings.learning_rate:g}"),
+        (
+            "",
+            f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
+        ),
+        ("template", record.template),
+        ("result", result(state)),
+        ("trained", duration(state.trained_seconds)),
+        ("memory", f"{memory(state.peak_rss_mb)} at most" if state.peak_rss_mb else ""),
+        *(("foreseen" if not index else "", _foreseen(one)) for index, one in enumerate(foreseen(record, state))),
+        ("left out", f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "nothing"),
+        ("forgotten", ", ".join(_forgotten(one) for one in run.redacted)),
+        *(("note", f"{one.at[:10]}  {one.text}".strip()) for one in notes(run)),
+        ("folder", str(run.folder)),
+    ]
+    line(host, run_line(run), "bold")
+    for label, text in lines:
         if text:
-            say(host, f"{label:>9}  {text}")
+            line(host, f"{label:>9}  {text}")
+
+
+def _lineage(run: Run) -> str:
+    from ..train.lineage import lineage
+
+    names = [one.name if one.run else f"{one.name} (gone)" for one in lineage(run)]
+    replay = run.record.replay
+    old = f", with {replay:g} old examples for each new one" if names and replay else ""
+    return " → ".join(names) + old
+
+
+def _foreseen(one: Foreseen) -> str:
+    def said(value: float) -> str:
+        return memory(value) if one.unit == "MB" else duration(value)
+
+    if one.real is None or one.off is None:
+        return f"{one.what} {said(one.planned)}"
+    return f"{one.what} {said(one.planned)}, really {said(one.real)} ({one.off:+.0%})"
 
 
 def _forgotten(one: Redacted) -> str:
@@ -47,7 +87,7 @@ def _forgotten(one: Redacted) -> str:
 
 
 def compared(host: Host, table: Comparison) -> None:
-    """Two runs in columns."""
+    """Two runs in columns, and their losses in one chart."""
     from rich.table import Table
     from rich.text import Text
 
@@ -60,36 +100,48 @@ def compared(host: Host, table: Comparison) -> None:
         if title and rows:
             grid.add_row(Text(title, style="bold not dim"))
         for what, a, b in rows:
-            grid.add_row(Text(what), *(Text("·" if value is None else _short(value)) for value in (a, b)))
+            grid.add_row(Text(what), *(cell(host, "·" if value is None else _short(value)) for value in (a, b)))
     host.console.print(grid)
+    _curves(host, table)
     if table.better:
         say(host, f"{table.better} is better on the validation side.")
     if table.warning:
         say(host, table.warning, "yellow")
 
 
+def _curves(host: Host, table: Comparison) -> None:
+    """Even courses as lines and validations as marks, each run in its own colour."""
+    from rich.text import Text
+
+    from ..report.curve import Series, chart
+    from ..report.scale import smoothed
+    from .watch_view import as_texts
+
+    lines = [Series(smoothed(losses), "line", color) for (losses, _), (color, _) in zip(table.curves, TWO, strict=True)]
+    marks = [Series(points, "mark", *how) for (_, points), how in zip(table.curves, TWO, strict=True)]
+    last = int(max((x for each in (*lines, *marks) for x, _ in each.points), default=0))
+    width = min(host.console.width, WIDEST)
+    drawn = chart([*lines, *marks], width, HIGH, last, ascii_only=ascii_only(host))
+    if not drawn:
+        return
+    say(host, "")
+    for text in as_texts(drawn):
+        host.console.print(text, soft_wrap=True)
+    parts: list[str | tuple[str, str]] = []
+    for name, (color, mark) in zip(table.names, TWO, strict=True):
+        sign = mark[-1] if ascii_only(host) else mark[0]
+        parts += [(fitting(host, f"━{sign}"), color), f" {name}   "]
+    host.console.print(Text.assemble(*parts, (f"loss and validation loss over {table.unit}", "dim")))
+
+
 def logged(host: Host, events: Iterable[dict[str, Any]]) -> None:
     """One line an event, and one for each example that was left out."""
+    from ..report.telling import clock, told
+
     for event in events:
-        skipped = event.get("skipped", [])
-        say(host, f"{str(event.get('at', ''))[11:19]:8}  {event['event']:<11} {_facts(event)}".rstrip())
-        for example in skipped:
-            say(host, f"{'':21} left out {example['id']}: {example['reason']}")
-
-
-def _facts(event: dict[str, Any]) -> str:
-    kind = event["event"]
-    if kind == "step":
-        return (
-            f"{event['step']}/{event['steps']}  epoch {event['epoch']}/{event['epochs']}  loss {event['loss']:.3f}  "
-            f"gradient {event['gradient_norm']:.3g}  rate {event['learning_rate']:.2g}  "
-            f"{event['tokens_per_s']:.0f} tokens/s"
-        )
-    if kind == "failed":
-        return str(event["message"])
-    hidden = ("event", "at", "attempt", "skipped")
-    facts = {name: value for name, value in event.items() if name not in hidden and value is not None}
-    return "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
+        line(host, f"{clock(event):8}  {event['event']:<11} {told(event)}".rstrip())
+        for example in event.get("skipped", []):
+            line(host, f"{'':21} left out {example['id']}: {example['reason']}")
 
 
 def _short(value: object) -> str:

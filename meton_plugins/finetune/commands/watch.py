@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from .edge import note, say
-from .progress import duration, left_out, run_line, trend
+from .edge import note
+from .lettering import line
+from .progress import left_out, run_line
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from ...host.api import Host
     from ..train.runs import Run
 
@@ -25,6 +24,8 @@ __all__ = ["OVER", "watch"]
 OVER: Final = ("paused", "stopped", "failed", "finished", "interrupted")
 #: Seconds between two looks.
 LOOK: Final = 0.25
+#: Seconds between two pictures at least, and how much longer than drawing one takes: the machine is for training.
+DRAW, CALM = 0.5, 25
 #: Seconds between two lines where there is no terminal.
 LINE_EVERY: Final = 5.0
 
@@ -32,70 +33,63 @@ LINE_EVERY: Final = 5.0
 def watch(host: Host, run: Run) -> int:
     """Show `run` until it is over or a key is pressed; exit code 1 for a run that failed."""
     code = 0
+    live = host.console.is_terminal and not host.console.is_dumb_terminal and not host.json
     try:
-        left = _live(host, run) if host.console.is_terminal and not host.json else _lines(host, run)
+        left = _live(host, run) if live else _lines(host, run)
     except KeyboardInterrupt:
         left, code = True, 130
     if left:
         note(host, f"{run.name} goes on. See it again with /finetune watch {run.name}.")
         return code
-    say(host, run_line(run))
+    line(host, run_line(run))
     left_out(host, run)
     return 1 if run.status in ("failed", "interrupted") else 0
 
 
 def _live(host: Host, run: Run) -> bool:
+    """On a screen of its own, so that a terminal that changes its size leaves no traces; True where a key was hit."""
     from rich.live import Live
 
-    with _keys() as pressed, Live(_view(run), console=host.console, refresh_per_second=4, transient=True) as live:
+    from ..report.course import Course
+    from .watch_view import view
+
+    course = Course(run.folder)
+    with _keys() as (pressed, hint), Live(console=host.console, screen=True, auto_refresh=False) as live:
+        size, due = host.console.size, 0.0
         while run.status not in OVER:
-            if pressed():
+            if time.monotonic() >= due or host.console.size != size:
+                began, size = time.monotonic(), host.console.size
+                course.read()
+                live.update(view(host, run, course, hint), refresh=True)
+                due = began + max(DRAW, CALM * (time.monotonic() - began))
+            if pressed(LOOK):
                 return True
-            time.sleep(LOOK)
-            live.update(_view(run))
     return False
 
 
-def _view(run: Run) -> Group:
-    """The run in four short lines, which stand still while their numbers change."""
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    state = run.state
-    done = Table.grid(padding=(0, 2, 0, 0))
-    done.add_row(
-        ProgressBar(total=max(state.steps, 1), completed=state.step, width=30),
-        Text(f"epoch {state.epoch}/{state.epochs}"), Text(f"step {state.step}/{state.steps}"),
-    )  # fmt: skip
-    losses = "" if state.loss is None else f"loss {state.loss:.3f} {trend(state)}"
-    if state.validation_loss is not None:
-        before = "" if state.base_loss is None else f", before training {state.base_loss:.3f}"
-        losses += f"  validation {state.validation_loss:.3f}{before}"
-    speed = [f"{state.tokens_per_s:.0f} tokens/s"] if state.tokens_per_s else []
-    speed += [f"{duration(state.seconds_left)} left"] if state.seconds_left is not None else []
-    lines = [Text(line) for line in (losses.strip(), "  ".join(speed)) if line]
-    return Group(
-        Text(f"{run.name}  {run.status}", "bold"), done, *lines, Text("any key leaves; the run goes on", "dim")
-    )
-
-
 def _lines(host: Host, run: Run) -> bool:
-    told = 0.0
+    said = 0.0
     while run.status not in OVER:
-        if time.monotonic() - told >= LINE_EVERY:
-            say(host, run_line(run))
-            told = time.monotonic()
+        if time.monotonic() - said >= LINE_EVERY:
+            line(host, run_line(run))
+            said = time.monotonic()
         time.sleep(LOOK)
     return False
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[], bool]]:
-    """A function that says whether a key was pressed; the terminal is given back as it was."""
+def _keys() -> Iterator[tuple[Callable[[float], bool], str]]:
+    """A function that waits so many seconds and says whether a key was pressed, and how to leave, in words.
+
+    The terminal is given back as it was.
+    """
     if not sys.stdin.isatty():
-        yield lambda: False
+
+        def asleep(seconds: float) -> bool:
+            time.sleep(seconds)
+            return False
+
+        yield asleep, "Ctrl-C leaves; the run goes on"
         return
     import termios
     import tty
@@ -103,14 +97,14 @@ def _keys() -> Iterator[Callable[[], bool]]:
     handle = sys.stdin.fileno()
     before = termios.tcgetattr(handle)
 
-    def pressed() -> bool:
-        ready, _, _ = select.select([handle], [], [], 0)
+    def pressed(seconds: float) -> bool:
+        ready, _, _ = select.select([handle], [], [], seconds)
         if ready:
             os.read(handle, 1024)
         return bool(ready)
 
     try:
         tty.setcbreak(handle)
-        yield pressed
+        yield pressed, "any key leaves; the run goes on"
     finally:
         termios.tcsetattr(handle, termios.TCSADRAIN, before)

@@ -1,38 +1,53 @@
-"""Two runs side by side: the settings that differ, the results, the validation losses epoch by epoch."""
+"""Two runs side by side: the settings that differ, the results, and the courses of their losses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from .course import Course, Point
+from .scale import thinned
 
 if TYPE_CHECKING:
     from ..train.runs import Run
 
 __all__ = ["Comparison", "compare"]
 
+#: Points of each curve for machines: as many as anybody draws.
+POINTS: Final = 500
+
 
 @dataclass(frozen=True)
 class Comparison:
     """`differ` and `results`: what, then the value of each run. `losses`: epoch, then validation loss of each run.
 
-    `warning` says why the losses cannot be compared, where they cannot.
+    `curves`: of each run the losses and the validation losses, over what `unit` counts: steps, or examples where a step
+    of one run has more of them than one of the other. `warning` says why the losses cannot be compared, where they
+    cannot.
     """
 
     names: tuple[str, str]
     differ: list[tuple[str, Any, Any]]
     results: list[tuple[str, Any, Any]]
     losses: list[tuple[int, float | None, float | None]]
+    curves: tuple[tuple[list[Point], list[Point]], tuple[list[Point], list[Point]]]
+    unit: str
     better: str | None
     warning: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """For machines."""
+        drawn = [
+            {"run": name, "loss": thinned(losses, POINTS), "validation": validated}
+            for name, (losses, validated) in zip(self.names, self.curves, strict=True)
+        ]
         return {
             "runs": self.names,
             "differ": {what: [a, b] for what, a, b in self.differ},
             "results": {what: [a, b] for what, a, b in self.results},
             "losses": [{"epoch": epoch, "validation": [a, b]} for epoch, a, b in self.losses],
+            "curves": {"over": self.unit, "runs": drawn},
             "better": self.better,
             "warning": self.warning,
         }
@@ -58,13 +73,18 @@ def compare(first: Run, second: Run) -> Comparison:
     better = None
     if warning is None and one.best_loss is not None and two.best_loss is not None and one.best_loss != two.best_loss:
         better = first.name if one.best_loss < two.best_loss else second.name
-    losses_a, losses_b = _losses(first), _losses(second)
+    courses = Course.of(first.folder), Course.of(second.folder)
+    losses_a, losses_b = (_by_epoch(course) for course in courses)
     epochs = sorted({*losses_a, *losses_b})
+    sizes = a["batch_size"], b["batch_size"]
+    even = sizes[0] == sizes[1]
     return Comparison(
         (first.name, second.name),
         [(what, a.get(what), b.get(what)) for what in dict.fromkeys([*a, *b]) if a.get(what) != b.get(what)],
         [row for row in results if row[1:] != (None, None)],
         [(epoch, losses_a.get(epoch), losses_b.get(epoch)) for epoch in epochs],
+        (_curves(courses[0], 1 if even else sizes[0]), _curves(courses[1], 1 if even else sizes[1])),
+        "steps" if even else "examples",
         better,
         warning,
     )
@@ -77,6 +97,13 @@ def _made_of(run: Run) -> dict[str, Any]:
     return {"base": base, "dataset": record.dataset, "template": record.template, "parent": record.parent, **settings}
 
 
-def _losses(run: Run) -> dict[int, float]:
+def _by_epoch(course: Course) -> dict[int, float]:
     """Validation loss after each epoch; 0 is the base."""
-    return {int(e.get("epoch", 0)): float(e["loss"]) for e in run.events() if e["event"] == "validation"}
+    return {each.epoch: each.loss for _, each in sorted(course.validations.items())}
+
+
+def _curves(course: Course, size: int) -> tuple[list[Point], list[Point]]:
+    losses, validated = (
+        [(step * size, loss) for step, loss in points] for points in (course.points(), course.validated)
+    )
+    return losses, validated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from ..told import BACKUPS, Told
 from ..train.lineage import lineage
 from ..train.lock import start_lock
 from ..train.record import Redacted
-from ..train.runs import START, Run, all_runs
+from ..train.runs import ANSWERS, REPORT, START, Run, all_runs
 from .export import read_export
 from .register import list_registered
 
@@ -136,6 +137,8 @@ def _finish(home: Home, library: Library, what: Forgotten, conversations: Sequen
         if lines:
             # Before the rows go: afterwards nothing would say that the run saw them.
             run.redact(_note(what, lines))
+            for quoting in (ANSWERS, REPORT):
+                (run.folder / quoting).unlink(missing_ok=True)
         if (run.folder / "dataset").is_dir():
             redact(run.folder / "dataset", what, at)
     trained = {run.name for run in all_runs(home.runs) for note in _notes(run, what) if note.trained}
@@ -243,6 +246,8 @@ def _quoting(paths: Iterable[Path], quotes: Quotes) -> Iterator[Path]:
             if not quotes or not path.is_file() or path.is_symlink() or path.stat().st_size > LARGEST:
                 continue
             text = path.read_text(encoding="utf-8", errors="replace")
+            if path.suffix == ".html":
+                text = html.unescape(text)
         except OSError:
             continue
         if quotes.within(text) or any(quotes.within(one) for one in _strings(text)):

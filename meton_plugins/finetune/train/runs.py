@@ -14,13 +14,17 @@ from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
 from .record import Redacted, RunRecord, State
 
-__all__ = ["CHAT_TEMPLATE", "START", "Run", "all_runs", "find_run"]
+__all__ = ["ANSWERS", "CHAT_TEMPLATE", "REPORT", "START", "Run", "all_runs", "find_run"]
 
 #: The Jinja file that was named with --chat-template, in the run's folder: a run is whole without its user's files.
 CHAT_TEMPLATE: Final = "chat_template.jinja"
 
 #: The adapter that training began with, of a run that continues another.
 START: Final = "start.gguf"
+
+#: Made for people to read, of words in the run's dataset: where these are forgotten, the files go too.
+ANSWERS: Final = "answers.json"
+REPORT: Final = "report.html"
 
 REDACTED: Final = "redacted.json"
 

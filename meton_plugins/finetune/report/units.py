@@ -1,0 +1,22 @@
+"""Times and sizes as people read them."""
+
+from __future__ import annotations
+
+__all__ = ["duration", "memory"]
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min`, `2 h 05 min`; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(megabytes: float | None) -> str:
+    """`812 MB`, `5.4 GB`; empty for None."""
+    if megabytes is None:
+        return ""
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
