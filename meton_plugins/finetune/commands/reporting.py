@@ -40,6 +40,7 @@ def report(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..curate.output import check_output, remember
     from ..paths import replacing
     from ..report.page import build
+    from ..train.diagnosis import diagnose
     from ..train.runs import REPORT, find_run
 
     if options.answers < 0:
@@ -50,7 +51,7 @@ def report(host: Host, home: Home, options: argparse.Namespace) -> int:
         named = Path(options.output).expanduser()
         path = check_output(home.datasets, named / f"{run.name}.html" if named.is_dir() else named, options.force)
     answers, missing = _answers(host, home, run, options.answers)
-    text = build(run, answers=answers)
+    text = build(run, findings=diagnose(run), answers=answers)
     with replacing(path, "w") as file:
         file.write(text)
     if options.output:

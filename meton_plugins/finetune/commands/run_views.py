@@ -29,6 +29,7 @@ WIDEST, HIGH = 100, 14
 def shown(host: Host, run: Run) -> None:
     """What a run is made of, and what came of it."""
     from ..report.foreseen import foreseen
+    from ..train.diagnosis import hint
     from ..train.notes import notes
 
     record, state = run.record, run.state
@@ -61,6 +62,8 @@ def shown(host: Host, run: Run) -> None:
     for label, text in lines:
         if text:
             line(host, f"{label:>9}  {text}")
+    if found := hint(run):
+        line(host, f"{'':9}  {found}: /finetune diagnose {run.name} tells more", "yellow")
 
 
 def _lineage(run: Run) -> str:

@@ -43,7 +43,15 @@ def watch(host: Host, run: Run) -> int:
         return code
     line(host, run_line(run))
     left_out(host, run)
+    _hint(host, run)
     return 1 if run.status in ("failed", "interrupted") else 0
+
+
+def _hint(host: Host, run: Run) -> None:
+    from ..train.diagnosis import hint
+
+    if found := hint(run):
+        note(host, f"{found}: /finetune diagnose {run.name} tells more.")
 
 
 def _live(host: Host, run: Run) -> bool:
