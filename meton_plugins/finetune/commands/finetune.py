@@ -13,8 +13,10 @@ from .edge import guarded
 from .following import compare, compare_flags, logs, logs_flags, run_flag, show, status, watch
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
+from .queueing import queue, queue_flags
 from .starting import start, start_flags
-from .steering import pause, resume, stop
+from .steering import pause, resume, steered_flag, stop
+from .sweeping import sweep, sweep_flags
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -56,9 +58,11 @@ VERBS: Final[dict[str, Verb]] = {
     "status": Verb("one line a run", status, run_flag),
     "watch": Verb("follow a run live; any key leaves", watch, run_flag),
     "logs": Verb("what happened in a run", logs, logs_flags),
-    "pause": Verb("save and free the memory", pause, run_flag),
+    "pause": Verb("save and free the memory", pause, steered_flag),
     "resume": Verb("go on with a paused, failed or interrupted run", resume, run_flag),
-    "stop": Verb("end a run, keep the best so far", stop, run_flag),
+    "stop": Verb("end a run, keep the best so far", stop, steered_flag),
+    "queue": Verb("runs that wait for the machine: add, list, drop", queue, queue_flags),
+    "sweep": Verb("a run for each of several settings, and which came out best", sweep, sweep_flags),
     "runs": Verb("one line a run", status, lambda parser: None),
     "show": Verb("a run's base, data, settings and result", show, run_flag),
     "compare": Verb("two runs side by side: what differs, and what came of it", compare, compare_flags),

@@ -45,8 +45,10 @@ def found(home: Home, options: argparse.Namespace) -> Run:
 
 def status(host: Host, home: Home, options: argparse.Namespace) -> int:
     """One line a run."""
+    from ..train.launch import kick
     from ..train.runs import all_runs
 
+    kick(home.runs)
     runs = [found(home, options)] if getattr(options, "run", None) else all_runs(home.runs)
     if host.json:
         show_json(host, [{"run": r.name, **r.state.model_dump(), "status": r.status} for r in runs])

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from ..errors import ConfigError, UsageError
 from ..settings import validated
 
-__all__ = ["HelpWanted", "Parser", "flags_of", "settings_from", "split", "verbs_wanted"]
+__all__ = ["HelpWanted", "Parser", "flags_of", "kind_of", "settings_from", "split", "verbs_wanted"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -81,13 +81,13 @@ def split(line: str) -> list[str]:
         ) from error
 
 
-def _kind(annotation: Any) -> Any:
+def kind_of(annotation: Any) -> Any:
     """The plain type under Optional, Annotated and friends."""
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
-        return _kind(typing.get_args(annotation)[0])
+        return kind_of(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
-        return _kind(next(a for a in typing.get_args(annotation) if a is not type(None)))
+        return kind_of(next(a for a in typing.get_args(annotation) if a is not type(None)))
     return annotation
 
 
@@ -97,7 +97,7 @@ def flags_of(parser: argparse.ArgumentParser, model: type[BaseModel], *, only: S
     for name, field in model.model_fields.items():
         if only is not None and name not in only:
             continue
-        kind = _kind(field.annotation)
+        kind = kind_of(field.annotation)
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
         text = f"{field.description}" + ("" if default is None else f" (default: {default})")
         text = text.replace("%", "%%")
@@ -118,7 +118,7 @@ def settings_from(namespace: argparse.Namespace, base: M) -> M:
         value = getattr(namespace, name, None)
         if value is None:
             continue
-        if typing.get_origin(_kind(field.annotation)) is tuple and isinstance(value, str):
+        if typing.get_origin(kind_of(field.annotation)) is tuple and isinstance(value, str):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         given[name] = value
     try:

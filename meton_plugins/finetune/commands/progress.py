@@ -70,6 +70,9 @@ def run_line(run: Run, width: int = 0) -> str:
             parts.append(f"{duration(state.seconds_left)} left")
     elif status == "failed":
         parts.append(state.error or "")
+    elif status == "queued":
+        parts.append(f"place {run.place} in the queue")
+        parts.append(f"step {state.step}/{state.steps}" if state.steps else "")
     else:
         if state.steps:
             parts.append(f"step {state.step}/{state.steps}")
@@ -77,6 +80,10 @@ def run_line(run: Run, width: int = 0) -> str:
             parts.append(f"validation loss {state.base_loss:.3f} → {state.best_loss:.3f}")
     if status in ("interrupted", "paused", "failed"):
         parts.append(f"(go on: /finetune resume {run.name})")
+    elif status == "new":
+        parts.append(f"(start it: /finetune resume {run.name})")
+    elif state.removed:
+        parts.append(f"(adapters removed: {state.removed})")
     return "  ".join(part for part in parts if part).rstrip()
 
 

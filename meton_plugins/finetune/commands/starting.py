@@ -12,6 +12,7 @@ from ..settings import Settings, TrainSettings, load
 from .edge import note, say, show_json
 from .options import Parser, flags_of, settings_from
 from .progress import bar, left_out, run_line
+from .queueing import say_place, wait_for_turn
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -34,23 +35,28 @@ def start_flags(parser: Parser) -> None:
 
 def start(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Start a run in the background."""
-    from ..train.launch import begin, check_free
+    from ..train.launch import begin
     from ..train.planner import check_new, create
 
     check_new(home.runs, options.name, reserved())
-    check_free(home.runs)
     made_of = ingredients(host, home, options)
-    run, state = begin(home.runs, lambda: create(home, made_of, options.name))
-    if options.wait and state.status != "failed":
+    run, state = begin(lambda: create(home, made_of, options.name))
+    waits = run.status == "queued"
+    if waits:
+        say_place(host, home, run)
+    if options.wait and state.status != "failed" and (not waits or wait_for_turn(host, home, run)):
         from .watch import watch
 
         code = watch(host, run)
     else:
         code = 1 if state.status == "failed" else 0
-        say(host, run_line(run), "red" if code else "")
+        if not waits:
+            say(host, run_line(run), "red" if code else "")
         left_out(host, run)
     if host.json:
         show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
+    elif waits:
+        note(host, "It starts by itself, also when you leave. See who waits with /finetune queue list.")
     elif not options.wait and not code:
         note(host, f"It trains in the background, also when you leave. See it with /finetune watch {run.name}.")
     return code

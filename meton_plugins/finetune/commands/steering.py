@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING
 
 from .edge import say, show_json
 from .following import found
+from .options import Parser
 from .progress import run_line
+from .queueing import say_next, say_place
 
 if TYPE_CHECKING:
     from ...host.api import Host
     from ..paths import Home
+    from ..train.runs import Run
 
-__all__ = ["pause", "resume", "stop"]
+__all__ = ["pause", "resume", "steered_flag", "stop"]
+
+
+def steered_flag(parser: Parser) -> None:
+    """The run that `pause` and `stop` are about."""
+    parser.add_argument("run", nargs="?", help="the run (default: the one that trains, or the newest)")
 
 
 def pause(host: Host, home: Home, options: argparse.Namespace) -> int:
@@ -27,14 +35,28 @@ def stop(host: Host, home: Home, options: argparse.Namespace) -> int:
 
 
 def _ask(host: Host, home: Home, options: argparse.Namespace, want: str, said: str) -> int:
-    from ..train.launch import ask
+    from ..train.launch import ask, drop
 
-    run = found(home, options)
-    ask(run, want)
-    say(host, said.format(run=run.name))
+    run = _steered(home, options)
+    if run.status == "queued" and drop(run.folder):
+        say(host, f"{run.name} is out of the queue: /finetune queue add {run.name} puts it back.")
+    else:
+        ask(run, want)
+        say(host, said.format(run=run.name))
+        say_next(host)
     if host.json:
         show_json(host, {"run": run.name, "asked": want})
     return 0
+
+
+def _steered(home: Home, options: argparse.Namespace) -> Run:
+    """The run that was named; else the one that trains, which need not be the newest: others may wait."""
+    from ..train.lock import who_trains
+    from ..train.runs import Run
+
+    busy = who_trains()
+    ours = busy is not None and busy.parent.resolve() == home.runs.resolve()
+    return Run(busy) if busy is not None and ours and not options.run else found(home, options)
 
 
 def resume(host: Host, home: Home, options: argparse.Namespace) -> int:
@@ -42,8 +64,13 @@ def resume(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..train.launch import start
 
     run = found(home, options)
-    failed = start(run).status == "failed"
-    say(host, run_line(run), "red" if failed else "")
+    state = start(run)
+    waits = run.status == "queued"
+    failed = state.status == "failed" and not waits
+    if waits:
+        say_place(host, home, run)
+    else:
+        say(host, run_line(run), "red" if failed else "")
     if host.json:
         show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
     return 1 if failed else 0
