@@ -29,6 +29,7 @@ def start_flags(parser: Parser) -> None:
     parser.add_argument("--dataset", default="latest", help="dataset to train on (default: the newest)")
     parser.add_argument("--name", help="name of the run (default: run-1, run-2, ...)")
     parser.add_argument("--f16-copy", action="store_true", help="make an F16 copy of a BF16 base, without asking")
+    parser.add_argument("--yes", action="store_true", help="start without asking")
     parser.add_argument("--wait", action="store_true", help="stay until the run is over")
     flags_of(parser, TrainSettings)
 

@@ -31,6 +31,8 @@ __all__ = ["sweep", "sweep_flags"]
 MOST: Final = 64
 #: Seconds between two looks with --wait.
 LOOK: Final = 1.0
+#: What an adapter is made of, and keeps.
+ADAPTERS_OWN: Final = ("lora_rank", "lora_alpha")
 EXAMPLE: Final = "/finetune sweep --learning-rate 1e-5,5e-5,1e-4 --lora-rank 8,16"
 
 
@@ -45,7 +47,6 @@ def sweep_flags(parser: Parser) -> None:
     start_flags(parser)
     parser.add_argument("--rank", dest="lora_rank", metavar="N", help="the same as --lora-rank")
     parser.add_argument("--keep-all", action="store_true", help="keep the adapters of all runs, not of the best alone")
-    parser.add_argument("--yes", action="store_true", help="start without asking")
 
 
 def sweep(host: Host, home: Home, options: argparse.Namespace) -> int:
@@ -69,6 +70,10 @@ def _start(host: Host, home: Home, options: argparse.Namespace, grid: dict[str, 
         raise UsageError(f"That makes {len(points)} runs, and a sweep has {MOST} at most: name fewer values.")
     name = options.name or free_sweep(home.runs)
     _check_names(home, name, len(points))
+    fixed = [setting for setting in ADAPTERS_OWN if setting in grid]
+    if fixed and getattr(options, "from_run", None):
+        flag = f"--{fixed[0].replace('_', '-')}"
+        raise UsageError(f"{flag} is the adapter's own: a sweep that goes on from a run cannot vary it.")
     first = argparse.Namespace(**{**vars(options), **points[0]})
     made_of = ingredients(host, home, first)
     check_judged(made_of.dataset)

@@ -34,6 +34,9 @@ def news(home: Home) -> list[str]:
         key = f"{run.name}@{(run.folder / 'run.json').stat().st_mtime_ns}"
         status, state = run.status, run.state
         mark = f"{state.attempt}:{status}"
+        if state.removed:  # there is nothing to export of it
+            now[key] = f"{state.attempt}:{status}"
+            continue
         if state.attempt == 0 or status not in ("finished", "failed", "interrupted"):
             mark = before.get(key, "")
         elif before.get(key) != mark:

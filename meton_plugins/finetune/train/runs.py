@@ -85,7 +85,7 @@ class Run:
         state = self.state
         if state.status not in AT_WORK or state.attempt > before.attempt:
             return state.status
-        return "interrupted" if state.attempt else "new"
+        return "interrupted" if (self.folder / "state.json").exists() else "new"
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order. A step that was repeated after a kill appears once, as it was done last."""
