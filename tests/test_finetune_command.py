@@ -590,7 +590,8 @@ def test_show_says_all_that_matters(ready: Typed, bench: Bench) -> None:
     run = bench.create(epochs=4)
     said = ready("show one")
     for words in (
-        "one  new  (start it: /finetune resume one)", "base.gguf  qwen2  0.1 M parameters", f"{bench.dataset.name}  10 train  1 validation",
+        "one  new  (start it: /finetune resume one)", "base.gguf  qwen2  0.1 M parameters",
+        f"{bench.dataset.name}  10 train  1 validation",
         "epochs 4", f"rank {SETTINGS.lora_rank}", "left out  nothing", str(run.folder),
     ):  # fmt: skip
         assert words in said

@@ -416,7 +416,7 @@ def test_a_worker_that_does_not_come_up_stays_in_the_queue(bench: Bench, monkeyp
         patch.setattr(launch, "bootstrap", lambda _module: ["false"])
         kick(bench.home.runs)
         assert (two.status, two.state.attempt) == ("queued", 0)
-        # Who starts a run by hand is told, and it does not wait for what may never come.
+        # Who starts a run is told of it, and it does not wait for what may never come.
         with pytest.raises(EngineError, match="did not come up"):
             begin(lambda: bench.create("three", epochs=1))
     assert [entry.folder.name for entry in waiting()] == ["two"]

@@ -62,7 +62,7 @@ TOOLS: Final = (
         "training_compare", 'Compare two training runs. Input: {"a": "run-1", "b": "run-2"}', Effect.READ, "/finetune",
         "compare", words=("a", "b"), needs=True,
     ),
-    Tool("training_queue", "Show the runs that wait to train. No input.", Effect.READ, "/finetune", "queue list"),
+    Tool("training_queue", "Show the runs that wait to train. No input.", Effect.READ, "/finetune", "queue"),
     Tool("models_list", "List the tuned models. No input.", Effect.READ, "/model-register", "list"),
     Tool(
         "rate_answer", 'Rate the last answer, if the user wants it. Input: {"score": "1..5"}', Effect.WRITE, "/dataset",

@@ -10,12 +10,12 @@ from ...host.api import Command
 from ..errors import UsageError
 from ..paths import Home
 from .edge import guarded
-from .following import compare, compare_flags, logs, logs_flags, run_flag, show, status, watch
+from .following import compare, compare_flags, logs, logs_flags, meant_flag, run_flag, show, status, watch
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
 from .queueing import queue, queue_flags
 from .starting import start, start_flags
-from .steering import pause, resume, steered_flag, stop
+from .steering import pause, resume, stop
 from .sweeping import sweep, sweep_flags
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ VERBS: Final[dict[str, Verb]] = {
     "doctor": Verb("look at engine, machine, server and host, and say what to do", doctor, doctor_flags),
     "start": Verb("start a run in the background", start, start_flags),
     "status": Verb("one line a run", status, run_flag),
-    "watch": Verb("follow a run live; any key leaves", watch, run_flag),
+    "watch": Verb("follow a run live; any key leaves", watch, meant_flag),
     "logs": Verb("what happened in a run", logs, logs_flags),
-    "pause": Verb("save and free the memory", pause, steered_flag),
+    "pause": Verb("save and free the memory", pause, meant_flag),
     "resume": Verb("go on with a paused, failed or interrupted run", resume, run_flag),
-    "stop": Verb("end a run, keep the best so far", stop, steered_flag),
+    "stop": Verb("end a run, keep the best so far", stop, meant_flag),
     "queue": Verb("runs that wait for the machine: add, list, drop", queue, queue_flags),
     "sweep": Verb("a run for each of several settings, and which came out best", sweep, sweep_flags),
     "runs": Verb("one line a run", status, lambda parser: None),

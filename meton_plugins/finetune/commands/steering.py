@@ -6,22 +6,15 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .edge import say, show_json
-from .following import found
-from .options import Parser
+from .following import found, meant
 from .progress import run_line
 from .queueing import say_next, say_place
 
 if TYPE_CHECKING:
     from ...host.api import Host
     from ..paths import Home
-    from ..train.runs import Run
 
-__all__ = ["pause", "resume", "steered_flag", "stop"]
-
-
-def steered_flag(parser: Parser) -> None:
-    """The run that `pause` and `stop` are about."""
-    parser.add_argument("run", nargs="?", help="the run (default: the one that trains, or the newest)")
+__all__ = ["pause", "resume", "stop"]
 
 
 def pause(host: Host, home: Home, options: argparse.Namespace) -> int:
@@ -37,7 +30,7 @@ def stop(host: Host, home: Home, options: argparse.Namespace) -> int:
 def _ask(host: Host, home: Home, options: argparse.Namespace, want: str, said: str) -> int:
     from ..train.launch import ask, drop
 
-    run = _steered(home, options)
+    run = meant(home, options)
     if run.status == "queued" and drop(run.folder):
         say(host, f"{run.name} is out of the queue: /finetune queue add {run.name} puts it back.")
     else:
@@ -47,16 +40,6 @@ def _ask(host: Host, home: Home, options: argparse.Namespace, want: str, said: s
     if host.json:
         show_json(host, {"run": run.name, "asked": want})
     return 0
-
-
-def _steered(home: Home, options: argparse.Namespace) -> Run:
-    """The run that was named; else the one that trains, which need not be the newest: others may wait."""
-    from ..train.lock import who_trains
-    from ..train.runs import Run
-
-    busy = who_trains()
-    ours = busy is not None and busy.parent.resolve() == home.runs.resolve()
-    return Run(busy) if busy is not None and ours and not options.run else found(home, options)
 
 
 def resume(host: Host, home: Home, options: argparse.Namespace) -> int:

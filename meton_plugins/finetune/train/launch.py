@@ -41,7 +41,7 @@ def begin(create: Callable[[], Run]) -> tuple[Run, State]:
         run = create()
         put([run.folder], "start")
         try:
-            _next(loud=True)
+            _next([run])
         except (FinetuneError, OSError):
             take_out(run.folder)  # the user is told now
             raise
@@ -53,7 +53,7 @@ def begin_all(create: Callable[[], Sequence[Run]], by: str) -> Sequence[Run]:
     with _alone():
         runs = create()
         put([run.folder for run in runs], by)
-        _next(loud=True)
+        _next(runs)
     return runs
 
 
@@ -163,16 +163,19 @@ def _alone(patience: float = PATIENCE + WAIT) -> Iterator[None]:
         lock.release()
 
 
-def _next(*, loud: bool = False) -> None:
-    """Where nobody trains, start the first that waits; where its worker does not come up, the one after it, or, with
-    `loud`, that is the error. The start lock is held."""
+def _next(mine: Sequence[Run] = ()) -> None:
+    """Where nobody trains, start the first that waits, or the one after it where its worker does not come up.
+
+    Where the worker of one that is `mine` does not, that is the error. The start lock is held.
+    """
+    own = [run.folder.resolve() for run in mine]
     if trains() is not None:
         return
     for entry in waiting():
         try:
             _launch(Run(entry.folder))
         except (FinetuneError, OSError):
-            if loud:
+            if entry.folder in own:
                 raise
             continue
         take_out(entry.folder)
