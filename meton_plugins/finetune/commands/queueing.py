@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -139,4 +140,8 @@ def _called(home: Home, folder: Path) -> str:
 
 
 def _when(entry: Entry) -> str:
-    return entry.at[:16].replace("T", " ")
+    """In the time of the place where it is read."""
+    try:
+        return datetime.datetime.fromisoformat(entry.at).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:  # somebody wrote into the file
+        return entry.at
