@@ -173,6 +173,7 @@ def test_it_asks_once_with_count_and_time(bench: Bench, host: RecordingHost, hom
     ("words", "said"),
     [
         ("--lora-rank 8", "A sweep needs a setting with several values, as in /finetune sweep --learning-rate 1e-5,"),
+        ("", "A sweep needs a setting with several values"),
         ("--lora-rank 8,8", "A sweep needs a setting with several values"),
         ("--lora-rank 8,,16", "--lora-rank takes numbers separated by commas, as in --lora-rank 1,2, not '8,,16'."),
         ("--lora-rank 8,", "--lora-rank takes numbers separated by commas"),

@@ -53,10 +53,10 @@ def sweep(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Start a sweep, or show one."""
     grid = _grid(options)
     if options.what == "show" or not grid:
-        given = [name for name in TrainSettings.model_fields if getattr(options, name) is not None]
-        if given:
+        starting = options.base or options.yes or options.wait or options.keep_all
+        if starting or any(getattr(options, name) is not None for name in TrainSettings.model_fields):
             raise UsageError(f"A sweep needs a setting with several values, as in {EXAMPLE}.")
-        return _show(host, home, options.sweep or (None if options.what else options.name))
+        return _show(host, home, options.sweep or options.name)
     return _start(host, home, options, grid)
 
 
