@@ -92,8 +92,8 @@ def test_the_command_names_its_words(home: Path) -> None:
     command = finetune.make(RecordingHost(home), Home(home))
     assert command.name == "/finetune"
     assert command.verbs == (
-        "setup", "doctor", "start", "status", "watch", "logs", "pause", "resume", "stop", "runs", "show",
-        "diagnose", "note", "compare", "delete", "refresh", "recipes",
+        "setup", "doctor", "start", "status", "watch", "logs", "pause", "resume", "stop", "queue", "sweep",
+        "runs", "show", "diagnose", "note", "compare", "delete", "refresh", "recipes",
     )  # fmt: skip
 
 
@@ -590,7 +590,8 @@ def test_show_says_all_that_matters(ready: Typed, bench: Bench) -> None:
     run = bench.create(epochs=4)
     said = ready("show one")
     for words in (
-        "one  interrupted", "base.gguf  qwen2  0.1 M parameters", f"{bench.dataset.name}  10 train  1 validation",
+        "one  new  (start it: /finetune resume one)", "base.gguf  qwen2  0.1 M parameters",
+        f"{bench.dataset.name}  10 train  1 validation",
         "epochs 4", f"rank {SETTINGS.lora_rank}", "left out  nothing", str(run.folder),
     ):  # fmt: skip
         assert words in said

@@ -27,6 +27,7 @@ from meton_plugins.finetune.paths import append_json, engine_dir, training_lock,
 from meton_plugins.finetune.train.launch import ask, start
 from meton_plugins.finetune.train.lock import machine_lock, run_lock, say_who_trains
 from meton_plugins.finetune.train.planner import free_name
+from meton_plugins.finetune.train.queue import waiting
 from meton_plugins.finetune.train.record import State
 from meton_plugins.finetune.train.runs import Run, all_runs, find_run
 
@@ -243,7 +244,7 @@ def test_a_kill_before_the_first_checkpoint_begins_again(bench: Bench, ingredien
 def test_a_session_that_dies_before_its_worker_lives_leaves_a_run_to_resume(bench: Bench) -> None:
     run = bench.create(epochs=1)
     run.control("stop")  # meant for the attempt that there was, which is none
-    assert run.status == "interrupted"
+    assert run.status == "new"
     assert resumed(run).status == "finished"
 
 
@@ -313,40 +314,16 @@ def test_pause_and_resume_change_nothing(bench: Bench, ingredients: Ingredients)
 # One training at a time
 
 
-def test_a_second_start_is_refused_and_makes_nothing(bench: Bench) -> None:
+def test_a_run_at_work_is_not_started_again(bench: Bench) -> None:
     run = bench.create(epochs=1000)
     start(run)
     reached(run, 1)
-    said = bench.command(*bench.words(name="two"), code=1)
-    assert said == ("✗ The run one is training on this machine: wait for it, or type /finetune stop one.\n")
-    assert [each.name for each in all_runs(bench.home.runs)] == ["one"]
     with pytest.raises(BusyError, match="one is at work already"):
         start(run)
     assert "one is at work already" in bench.command("finetune", "resume", "one", code=1)
+    assert waiting() == []
     ask(run, "stop")
     over(run)
-
-
-def test_a_run_of_another_folder_is_named_by_its_path(bench: Bench, tmp_path: Path) -> None:
-    run = bench.create(epochs=1000)
-    start(run)
-    reached(run, 1)
-    said = bench.command("--home", str(tmp_path / "other"), *bench.words(name="two", template="basic"), code=1)
-    assert f"A run of another folder is training on this machine ({run.folder}): wait for it" in said
-    ask(run, "stop")
-    over(run)
-
-
-def test_two_sessions_at_the_same_moment(bench: Bench) -> None:
-    sessions = [bench.popen(*bench.words(name=name)) for name in ("left", "right")]
-    said = [session.communicate(timeout=60)[0] for session in sessions]
-    assert sorted(session.returncode for session in sessions) == [0, 1], said
-    won, lost = sorted(range(2), key=lambda index: sessions[index].returncode)
-    assert "is training on this machine" in said[lost]
-    [run] = all_runs(bench.home.runs)
-    assert run.name == ("left", "right")[won]
-    over(run)
-    assert run.status == "finished"
 
 
 def test_a_worker_at_its_end_is_waited_for(bench: Bench) -> None:

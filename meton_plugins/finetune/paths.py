@@ -82,6 +82,11 @@ def training_lock() -> Path:
     return machine_dir() / "training.lock"
 
 
+def queue_file() -> Path:
+    """The runs of all checkouts that wait for this machine, one a line."""
+    return machine_dir() / "queue.jsonl"
+
+
 def package_data(*parts: str) -> Path:
     """A file that the product ships: beside the package in a checkout, inside it in an installed wheel."""
     here = Path(__file__).parent

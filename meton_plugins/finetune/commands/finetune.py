@@ -12,14 +12,16 @@ from ..paths import Home
 from .deleting import delete, delete_flags
 from .diagnosing import diagnose
 from .edge import guarded
-from .following import compare, compare_flags, logs, logs_flags, run_flag, runs, show, status, watch
+from .following import compare, compare_flags, logs, logs_flags, meant_flag, run_flag, runs, show, status, watch
 from .noting import note, note_flags, note_words
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
+from .queueing import queue, queue_flags
 from .recipes import recipes, recipes_flags
 from .refreshing import refresh, refresh_flags
 from .starting import start, start_flags
 from .steering import pause, resume, stop
+from .sweeping import sweep, sweep_flags
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -61,11 +63,13 @@ VERBS: Final[dict[str, Verb]] = {
     "doctor": Verb("look at engine, machine, server and host, and say what to do", doctor, doctor_flags),
     "start": Verb("start a run in the background", start, start_flags),
     "status": Verb("one line a run, those at work first", status, run_flag),
-    "watch": Verb("follow a run live; any key leaves", watch, run_flag),
+    "watch": Verb("follow a run live; any key leaves", watch, meant_flag),
     "logs": Verb("what happened in a run", logs, logs_flags),
-    "pause": Verb("save and free the memory", pause, run_flag),
+    "pause": Verb("save and free the memory", pause, meant_flag),
     "resume": Verb("go on with a paused, failed or interrupted run", resume, run_flag),
-    "stop": Verb("end a run, keep the best so far", stop, run_flag),
+    "stop": Verb("end a run, keep the best so far", stop, meant_flag),
+    "queue": Verb("runs that wait for the machine: add, list, drop", queue, queue_flags),
+    "sweep": Verb("a run for each of several settings, and which came out best", sweep, sweep_flags),
     "runs": Verb("what each run is made of, what came of it, which it continues", runs, lambda parser: None),
     "show": Verb("a run's base, data, settings and result", show, run_flag),
     "diagnose": Verb("what the numbers of a run say, and what to change", diagnose, run_flag),

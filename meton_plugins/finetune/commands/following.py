@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from ..paths import Home
     from ..train.runs import Run
 
-__all__ = ["compare", "compare_flags", "found", "logs", "logs_flags", "run_flag", "runs", "show", "status", "watch"]
+__all__ = [
+    "compare",
+    "compare_flags",
+    "found",
+    "logs",
+    "logs_flags",
+    "meant",
+    "meant_flag",
+    "run_flag",
+    "runs",
+    "show",
+    "status",
+    "watch",
+]
 
 NONE: Final = "No run yet. Rate answers, /dataset build, then /finetune start."
 
@@ -23,6 +36,11 @@ NONE: Final = "No run yet. Rate answers, /dataset build, then /finetune start."
 def run_flag(parser: Parser) -> None:
     """The run that a verb is about."""
     parser.add_argument("run", nargs="?", help="the run (default: the newest)")
+
+
+def meant_flag(parser: Parser) -> None:
+    """The run that a verb is about which has to do with the training that goes on."""
+    parser.add_argument("run", nargs="?", help="the run (default: the one that trains, or the newest)")
 
 
 def compare_flags(parser: Parser) -> None:
@@ -44,11 +62,23 @@ def found(home: Home, options: argparse.Namespace) -> Run:
     return find_run(home.runs, options.run)
 
 
+def meant(home: Home, options: argparse.Namespace) -> Run:
+    """The run that was named, or the one that trains, or the newest: with a queue, the newest may only wait."""
+    from ..train.lock import who_trains
+    from ..train.runs import Run
+
+    busy = None if options.run else who_trains()
+    ours = busy is not None and busy.parent.resolve() == home.runs.resolve()
+    return Run(busy) if busy is not None and ours else found(home, options)
+
+
 def status(host: Host, home: Home, options: argparse.Namespace) -> int:
     """One line a run, those at work first."""
+    from ..train.launch import kick
     from ..train.runs import all_runs
     from .run_lists import standing
 
+    kick(home.runs)
     runs = [found(home, options)] if options.run else all_runs(home.runs)
     if host.json:
         show_json(host, [{"run": r.name, **r.state.model_dump(), "status": r.status} for r in runs])
@@ -117,7 +147,7 @@ def watch(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Follow a run live."""
     from . import watch as view
 
-    return view.watch(host, found(home, options))
+    return view.watch(host, meant(home, options))
 
 
 def logs(host: Host, home: Home, options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from ..errors import ConfigError, UsageError
 from ..settings import kind_of, validated
 
-__all__ = ["HelpWanted", "Parser", "flags_of", "settings_from", "split", "verbs_wanted"]
+__all__ = ["HelpWanted", "Parser", "flags_of", "kind_of", "settings_from", "split", "verbs_wanted"]
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -94,7 +94,8 @@ def standing_line(run: Run, state: State, status: str, width: int = 0) -> str:
     elif status == "failed":
         parts.append(state.error or "")
     elif status == "queued":
-        parts.append("waits for its turn")
+        parts.append(f"place {run.place} in the queue")
+        parts.append(f"step {state.step}/{state.steps}" if state.steps else "")
     else:
         if state.steps:
             parts.append(f"step {state.step}/{state.steps}")
@@ -105,6 +106,10 @@ def standing_line(run: Run, state: State, status: str, width: int = 0) -> str:
         parts.append(state.note)
     if status in ("interrupted", "paused", "failed"):
         parts.append(f"(go on: /finetune resume {run.name})")
+    elif status == "new":
+        parts.append(f"(start it: /finetune resume {run.name})")
+    elif state.removed:
+        parts.append(f"(adapters removed: {state.removed})")
     return "  ".join(part for part in parts if part).rstrip()
 
 

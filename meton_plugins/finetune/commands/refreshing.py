@@ -29,7 +29,6 @@ def refresh_flags(parser: Parser) -> None:
     parser.add_argument("run", nargs="?", help="the run to go on from (default: the newest that has an adapter)")
     parser.add_argument("--check", action="store_true", help="say what is new since the run, and do nothing")
     start_flags(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.set_defaults(replay=REPLAY)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import BusyError, FinetuneError, UsageError
+from ..errors import FinetuneError, UsageError
 from .edge import note, say, show_json
 from .progress import bar
 
@@ -22,6 +22,9 @@ __all__ = ["report", "report_flags"]
 
 #: Chats that are answered twice, by base and tuned model: a few minutes for a large base on a CPU.
 ANSWERS: Final = 3
+
+
+BUSY: Final = "A run trains on this machine now, so no new answers were made: type it again when it is over."
 
 
 def report_flags(parser: Parser) -> None:
@@ -50,7 +53,7 @@ def report(host: Host, home: Home, options: argparse.Namespace) -> int:
     if options.output:
         named = Path(options.output).expanduser()
         path = check_output(home.datasets, named / f"{run.name}.html" if named.is_dir() else named, options.force)
-    answers, missing = _answers(host, home, run, options.answers)
+    answers, missing = _answers(host, run, options.answers)
     text = build(run, findings=diagnose(run), answers=answers)
     with replacing(path, "w") as file:
         file.write(text)
@@ -67,10 +70,10 @@ def report(host: Host, home: Home, options: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(host: Host, home: Home, run: Run, number: int) -> tuple[list[Answer], str | None]:
+def _answers(host: Host, run: Run, number: int) -> tuple[list[Answer], str | None]:
     """Side by side, and why some of them are missing, where they are: a page without them is better than none."""
     from ..report.answers import answers, kept_answers
-    from ..train.launch import check_free
+    from ..train.lock import who_trains
 
     if not number:
         return [], None
@@ -79,10 +82,9 @@ def _answers(host: Host, home: Home, run: Run, number: int) -> tuple[list[Answer
         if all_there:
             return known, None
         # A second model beside the one that trains may be more than the machine's memory holds.
-        check_free(home.runs)
+        if who_trains() is not None:
+            return known, BUSY
         with bar(host) as progress:
             return answers(run, number, progress), None
-    except BusyError:
-        return known, "A run trains on this machine now, so no new answers were made: type it again when it is over."
     except FinetuneError as error:
         return [], f"Without answers side by side: {error.sentence}"

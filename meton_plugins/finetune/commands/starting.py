@@ -13,6 +13,7 @@ from .continuing import base_of, check_same_base, origin, origin_flags, replay_o
 from .edge import note, say, show_json
 from .options import Parser, flags_of
 from .progress import bar, left_out, run_line
+from .queueing import say_place, wait_for_turn
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -30,6 +31,7 @@ def start_flags(parser: Parser) -> None:
     parser.add_argument("--dataset", default="latest", help="dataset to train on (default: the newest)")
     parser.add_argument("--name", help="name of the run (default: run-1, run-2, ...)")
     parser.add_argument("--f16-copy", action="store_true", help="make an F16 copy of a BF16 base, without asking")
+    parser.add_argument("--yes", action="store_true", help="start without asking")
     parser.add_argument("--wait", action="store_true", help="stay until the run is over")
     origin_flags(parser)
     flags_of(parser, TrainSettings)
@@ -37,23 +39,28 @@ def start_flags(parser: Parser) -> None:
 
 def start(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Start a run in the background."""
-    from ..train.launch import begin, check_free
+    from ..train.launch import begin
     from ..train.planner import check_new, create
 
     check_new(home.runs, options.name, reserved())
-    check_free(home.runs)
     made_of = ingredients(host, home, options)
-    run, state = begin(home.runs, lambda: create(home, made_of, options.name))
-    if options.wait and state.status != "failed":
+    run, state = begin(lambda: create(home, made_of, options.name))
+    waits = run.status == "queued"
+    if waits:
+        say_place(host, home, run)
+    if options.wait and state.status != "failed" and (not waits or wait_for_turn(host, home, run)):
         from .watch import watch
 
         code = watch(host, run)
     else:
         code = 1 if state.status == "failed" else 0
-        say(host, run_line(run), "red" if code else "")
+        if not waits:
+            say(host, run_line(run), "red" if code else "")
         left_out(host, run)
     if host.json:
         show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
+    elif waits:
+        note(host, "It starts by itself, also when you leave. See who waits with /finetune queue list.")
     elif not options.wait and not code:
         note(host, f"It trains in the background, also when you leave. See it with /finetune watch {run.name}.")
     return code

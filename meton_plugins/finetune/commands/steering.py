@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .edge import say, show_json
-from .following import found
+from .following import found, meant
 from .progress import run_line
+from .queueing import say_next, say_place
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -27,11 +28,15 @@ def stop(host: Host, home: Home, options: argparse.Namespace) -> int:
 
 
 def _ask(host: Host, home: Home, options: argparse.Namespace, want: str, said: str) -> int:
-    from ..train.launch import ask
+    from ..train.launch import ask, drop
 
-    run = found(home, options)
-    ask(run, want)
-    say(host, said.format(run=run.name))
+    run = meant(home, options)
+    if run.status == "queued" and drop(run.folder):
+        say(host, f"{run.name} is out of the queue: /finetune queue add {run.name} puts it back.")
+    else:
+        ask(run, want)
+        say(host, said.format(run=run.name))
+        say_next(host)
     if host.json:
         show_json(host, {"run": run.name, "asked": want})
     return 0
@@ -42,8 +47,13 @@ def resume(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..train.launch import start
 
     run = found(home, options)
-    failed = start(run).status == "failed"
-    say(host, run_line(run), "red" if failed else "")
+    state = start(run)
+    waits = run.status == "queued"
+    failed = state.status == "failed" and not waits
+    if waits:
+        say_place(host, home, run)
+    else:
+        say(host, run_line(run), "red" if failed else "")
     if host.json:
         show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
     return 1 if failed else 0

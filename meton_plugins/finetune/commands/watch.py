@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["OVER", "watch"]
 
 #: Statuses in which nothing more happens by itself.
-OVER: Final = ("paused", "stopped", "failed", "finished", "interrupted")
+OVER: Final = ("paused", "stopped", "failed", "finished", "interrupted", "new")
 #: Seconds between two looks.
 LOOK: Final = 0.25
 #: Seconds between two pictures at least, and how much longer than drawing one takes: the machine is for training.

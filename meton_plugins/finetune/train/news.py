@@ -9,10 +9,11 @@ from ..library import Library
 from ..paths import Home
 from ..settings import load
 from ..told import Told
+from .launch import kick
 from .record import State
 from .runs import Run, all_runs
 
-__all__ = ["news", "time_to_train"]
+__all__ = ["in_words", "news", "seconds_a_row", "time_to_train"]
 
 #: Somebody who trained for a week without the chat wants no page of lines.
 LINES: Final = 3
@@ -22,6 +23,7 @@ def news(home: Home) -> list[str]:
     """A line for each run that has finished, failed or broken off since it was last told; each once."""
     if not home.runs.is_dir():
         return []
+    kick(home.runs, 0)  # the chat does not wait for it
     told = Told(home.told)
     known = told.get("runs")
     before = known if isinstance(known, dict) else {}
@@ -32,6 +34,9 @@ def news(home: Home) -> list[str]:
         key = f"{run.name}@{(run.folder / 'run.json').stat().st_mtime_ns}"
         status, state = run.status, run.state
         mark = f"{state.attempt}:{status}"
+        if state.removed:  # there is nothing to export of it
+            now[key] = mark
+            continue
         if state.attempt == 0 or status not in ("finished", "failed", "interrupted"):
             mark = before.get(key, "")
         elif before.get(key) != mark:
@@ -58,16 +63,22 @@ def _short(run: Run, status: str) -> str | None:
 
 def time_to_train(home: Home, library: Library) -> str | None:
     """In words, how long the usable examples would train, as fast as the newest run; None where none was measured."""
-    rows = library.counts().usable
+    rows, pace = library.counts().usable, seconds_a_row(home)
+    try:
+        return None if pace is None or not rows else in_words(rows * pace * load(home.settings).train.epochs)
+    except FinetuneError:
+        return None
+
+
+def seconds_a_row(home: Home) -> float | None:
+    """Seconds that the newest run trained on each row; None where none was measured."""
     for run in reversed(all_runs(home.runs)):
         state = run.state
         if state.tokens_per_s and state.step and state.trained_seconds > 0:
             try:
-                per_row = state.trained_seconds / (state.step * run.record.settings.batch_size)
-                seconds = rows * per_row * load(home.settings).train.epochs
+                return state.trained_seconds / (state.step * run.record.settings.batch_size)
             except FinetuneError:
                 return None
-            return _words(seconds) if rows else None
     return None
 
 
@@ -84,7 +95,8 @@ def _line(name: str, status: str, state: State, short: str | None) -> str:
     return f"The run {name} was interrupted: /finetune resume {name} goes on with it."
 
 
-def _words(seconds: float) -> str:
+def in_words(seconds: float) -> str:
+    """A guess of so many seconds: `about 12 min`."""
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     if seconds < 5400:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,16 @@ from .record import BaseRecord, RunRecord
 from .replay import REPLAY, Chosen, choose
 from .runs import CHAT_TEMPLATE, START, Run
 
-__all__ = ["Ingredients", "base_record", "check_new", "chosen", "create", "free_name"]
+__all__ = [
+    "Ingredients",
+    "base_record",
+    "check_judged",
+    "check_new",
+    "chosen",
+    "create",
+    "create_sweep",
+    "free_name",
+]
 
 SIDES: Final = ("train", "validation")
 
@@ -72,8 +81,8 @@ def check_new(runs: Path, name: str | None, reserved: Collection[str]) -> None:
 
 
 def create(
-    home: Home, made_of: Ingredients, name: str | None = None, *, sweep: str | None = None, workers: int = 0,
-    plan: dict[str, Any] | None = None,
+    home: Home, made_of: Ingredients, name: str | None = None, *, sweep: str | None = None, keep_all: bool = False,
+    workers: int = 0, plan: dict[str, Any] | None = None,
 ) -> Run:  # fmt: skip
     """The folder of a new run, whole or not at all. `workers`: threads, where the settings leave them open."""
     base, settings = made_of.base, made_of.settings
@@ -89,7 +98,7 @@ def create(
         dataset=rows.dataset.id, learned=rows.dataset.manifest.learned, examples=counts, settings=settings,
         template=settings.template, system=made_of.system, threads=threads(settings.threads or workers),
         parent=made_of.parent.name if made_of.parent else None, replay=made_of.replay, recipe=made_of.recipe,
-        sweep=sweep, plan=plan,
+        sweep=sweep, keep_all=keep_all, plan=plan,
         versions={"plugin": __version__, "engine": engine.version, "backend": engine.backend},
     )  # fmt: skip
     private_dir(home.runs)
@@ -139,6 +148,31 @@ def _freeze(rows: Chosen, folder: Path) -> None:
         write_json(folder / MANIFEST, rows.dataset.manifest.model_dump(mode="json"))
     if rows.replay:
         write_json(folder / REPLAY, rows.replay.model_dump())
+
+
+def check_judged(made_of: Ingredients) -> None:
+    """DataError where the runs would have no validation side: nothing would tell which one is best."""
+    if not chosen(made_of).dataset.validation:
+        raise DataError(
+            f"The dataset {made_of.dataset.name} has no validation examples, "
+            "by which the runs of a sweep are compared: rate more answers and build again."
+        )
+
+
+def create_sweep(
+    home: Home, made_of: Ingredients, settings: Sequence[TrainSettings], name: str, *, keep_all: bool = False
+) -> list[Run]:
+    """The folders of the runs `name`-1, `name`-2, ...: one for each of `settings`; all of them or none."""
+    made: list[Run] = []
+    try:
+        for number, each in enumerate(settings, 1):
+            parts = replace(made_of, settings=each)
+            made.append(create(home, parts, f"{name}-{number}", sweep=name, keep_all=keep_all))
+    except BaseException:
+        for run in made:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise
+    return made
 
 
 def _copy(source: Path, target: Path) -> None:

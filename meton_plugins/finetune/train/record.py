@@ -51,7 +51,9 @@ class RunRecord(_Record):
     #: With a parent: examples that it or its ancestors were trained on, for each new one; None for the whole dataset.
     replay: float | None = None
     recipe: str | None = None
+    #: The sweep that it was made by, and whether that keeps the adapters of those that did not win.
     sweep: str | None = None
+    keep_all: bool = False
     #: What was foreseen: see `plan.Plan`.
     plan: dict[str, Any] | None = None
     versions: dict[str, str] = Field(default_factory=dict)
@@ -85,6 +87,8 @@ class State(_Record):
     error: str | None = None
     #: What the user should know of it though it goes on: it stopped early, it was taken up on another machine.
     note: str | None = None
+    #: Why its adapters and checkpoints are gone: a sweep keeps its winner's alone.
+    removed: str | None = None
 
 
 class Redacted(_Record):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ..errors import DataError, NotFound
 from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
+from .queue import place
 from .record import Redacted, RunRecord, State
 
 __all__ = ["ANSWERS", "CHAT_TEMPLATE", "REPORT", "START", "Run", "all_runs", "find_run"]
@@ -27,6 +28,9 @@ ANSWERS: Final = "answers.json"
 REPORT: Final = "report.html"
 
 REDACTED: Final = "redacted.json"
+
+#: What state.json says while a worker lives.
+AT_WORK: Final = ("starting", "running")
 
 
 class Run:
@@ -66,14 +70,26 @@ class Run:
         return (self.folder / "done").exists()
 
     @property
+    def place(self) -> int | None:
+        """Its place in the queue, from 1; None where it does not wait."""
+        return place(self.folder)
+
+    @property
     def status(self) -> str:
-        """The status in one word; `interrupted` where state.json speaks of a worker that is no more."""
-        status = self.state.status
-        if status in ("starting", "running") and not self.alive:
-            # Read again: it may have ended between the two looks.
-            status = self.state.status
-            return "interrupted" if status in ("starting", "running") else status
-        return status
+        """The status in one word: of state.json, or what its worker could not write there.
+
+        `queued`: it waits for the machine; `interrupted`: its worker is no more; `new`: it never had one.
+        """
+        before = self.state
+        if before.status in AT_WORK and self.alive:
+            return before.status
+        if self.place is not None:
+            return "queued"
+        # Read again: its worker may have come, or have ended, between the looks.
+        state = self.state
+        if state.status not in AT_WORK or state.attempt > before.attempt:
+            return state.status
+        return "interrupted" if (self.folder / "state.json").exists() else "new"
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order. A step that was repeated after a kill appears once, as it was done last."""
@@ -89,8 +105,11 @@ class Run:
     def adapter(self, which: Literal["best", "last"] = "best") -> Path:
         """The adapter that was best on the validation side (the last where nothing was validated), or the last one.
 
-        NotFound before there is one.
+        NotFound before there is one, and where it was removed since.
         """
+        removed = self.state.removed
+        if removed:  # before any file is looked for: whoever removes them may have been killed between two
+            raise NotFound(f"The adapters of the run {self.name} were removed: {removed}.")
         for name in ("best.gguf", "adapter.gguf") if which == "best" else ("adapter.gguf",):
             if (self.folder / name).is_file():
                 return self.folder / name

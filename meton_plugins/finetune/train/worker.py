@@ -17,6 +17,7 @@ from ..engine.process import Child
 from ..errors import FinetuneError, ModelError
 from ..gguf.inspect import fingerprint
 from ..paths import append_json, write_json
+from .launch import hand_over
 from .lock import WAIT, machine_lock, run_lock, say_who_trains
 from .record import RunRecord, State
 from .runs import CHAT_TEMPLATE, START, Run
@@ -39,9 +40,13 @@ def main() -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with run_lock(run.folder).acquire(timeout=WAIT):
-            return Worker(run).work()
+            worker = Worker(run)
+            code = worker.work()
     except Timeout:  # another worker has this run: exactly one may write
         return 3
+    if not worker.terminated:  # else the machine goes down
+        hand_over(run)
+    return code
 
 
 class Worker:
