@@ -62,6 +62,10 @@ TOOLS: Final = (
         "training_compare", 'Compare two training runs. Input: {"a": "run-1", "b": "run-2"}', Effect.READ, "/finetune",
         "compare", words=("a", "b"), needs=True,
     ),
+    Tool(
+        "training_plan", 'Say what a training run would take. Input: {"epochs": 3} or nothing', Effect.READ,
+        "/finetune", "plan", flags=("base", "epochs", "ctx_size"),
+    ),
     Tool("models_list", "List the tuned models. No input.", Effect.READ, "/model-register", "list"),
     Tool(
         "rate_answer", 'Rate the last answer, if the user wants it. Input: {"score": "1..5"}', Effect.WRITE, "/dataset",

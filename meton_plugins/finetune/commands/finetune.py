@@ -12,6 +12,7 @@ from ..paths import Home
 from .edge import guarded
 from .following import compare, compare_flags, logs, logs_flags, run_flag, show, status, watch
 from .options import Parser, split, verbs_wanted
+from .planning import plan, plan_flags
 from .preparing import doctor, doctor_flags, setup, setup_flags
 from .starting import start, start_flags
 from .steering import pause, resume, stop
@@ -52,6 +53,7 @@ def _run(host: Host, home: Home, line: str) -> int:
 VERBS: Final[dict[str, Verb]] = {
     "setup": Verb("install the training engine (llama.cpp), once", setup, setup_flags),
     "doctor": Verb("look at engine, machine, server and host, and say what to do", doctor, doctor_flags),
+    "plan": Verb("what a run would take: memory, time, disk, what is left out", plan, plan_flags),
     "start": Verb("start a run in the background", start, start_flags),
     "status": Verb("one line a run", status, run_flag),
     "watch": Verb("follow a run live; any key leaves", watch, run_flag),

@@ -28,6 +28,7 @@ def start_flags(parser: Parser) -> None:
     parser.add_argument("--dataset", default="latest", help="dataset to train on (default: the newest)")
     parser.add_argument("--name", help="name of the run (default: run-1, run-2, ...)")
     parser.add_argument("--f16-copy", action="store_true", help="make an F16 copy of a BF16 base, without asking")
+    parser.add_argument("--yes", action="store_true", help="start without asking")
     parser.add_argument("--wait", action="store_true", help="stay until the run is over")
     flags_of(parser, TrainSettings)
 
@@ -36,11 +37,16 @@ def start(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Start a run in the background."""
     from ..train.launch import begin, check_free
     from ..train.planner import check_new, create
+    from .planning import agreed
 
     check_new(home.runs, options.name, reserved())
     check_free(home.runs)
     made_of = ingredients(host, home, options)
-    run, state = begin(home.runs, lambda: create(home, made_of, options.name))
+    plan = agreed(host, home, made_of, yes=options.yes)
+    if plan is None:
+        return 0
+    foreseen, workers = plan.model_dump(mode="json"), plan.time.threads
+    run, state = begin(home.runs, lambda: create(home, made_of, options.name, workers=workers, plan=foreseen))
     if options.wait and state.status != "failed":
         from .watch import watch
 

@@ -23,6 +23,7 @@ from .generate import generate, pace
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
+from .probe import lengths, probe
 from .trainer import read_chats, train, with_system
 
 __all__ = ["JOBS"]
@@ -145,6 +146,6 @@ def _path(value: str | None) -> Path | None:
 
 
 JOBS: Final[dict[str, Callable[[Library, dict[str, Any], Emit, Wanted], None]]] = {
-    "count": count, "evaluate": evaluate, "generate": generate, "pace": pace, "preview": preview, "prove": prove,
-    "quantize": quantize, "train": train,
+    "count": count, "evaluate": evaluate, "generate": generate, "lengths": lengths, "pace": pace, "preview": preview,
+    "probe": probe, "prove": prove, "quantize": quantize, "train": train,
 }  # fmt: skip

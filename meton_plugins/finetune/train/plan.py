@@ -1,0 +1,288 @@
+"""What a run will be, before it begins: its size, memory, time and disk, what it leaves out, and whether it can be."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..engine.jobs import Cost, Lengths
+from ..gguf.inspect import GgufInfo
+from ..paths import Home
+from ..settings import TrainSettings
+from .families import family_of, proof_of
+from .fit import Curve, fit
+from .measure import Measured, trainable
+from .memory import RESERVE_MB
+from .planner import Ingredients
+
+__all__ = ["LeftOut", "Memory", "Plan", "Time", "make_plan", "nearest", "warnings_for"]
+
+#: Ids named for each reason; `logs` of the run names all.
+IDS: Final = 3
+#: Below this part of its threads' time the measurement shared the machine with others.
+CALM: Final = 0.8
+#: An extrapolation over more than this factor in length is said to be one.
+FAR: Final = 4
+#: Bytes of a weight's state on disk: the adapter, and both moments in checkpoints.
+WEIGHT, MOMENTS = 4, 8
+#: Two checkpoints kept, one being written; best, last and the raw file that they are made of.
+CHECKPOINTS, ADAPTERS = 3, 3
+#: Examples below which a LoRA mostly learns by heart.
+FEW: Final = 50
+#: Bytes of events and log a step.
+LINE: Final = 700
+
+
+class _Part(BaseModel):
+    # Plans are kept in run.json: a later version may write more.
+    model_config = ConfigDict(extra="ignore")
+
+
+class LeftOut(_Part):
+    """Rows that are not trained on for one reason; `ids` are the first few."""
+
+    reason: str
+    count: int
+    ids: list[str]
+
+
+class Memory(_Part):
+    """In MB. `peak`: the engine's most, foreseen; `free`: what may be used, a reserve already taken off.
+
+    `measured_to`: the longest row, in tokens, that was tried; `ollama`: what the server holds, by model.
+    """
+
+    peak: float | None
+    free: float
+    fits: bool | None
+    measured_to: int = 0
+    largest_ctx_size: int | None = None
+    ollama: dict[str, float] = Field(default_factory=dict)
+
+
+class Time(_Part):
+    """`seconds` of the whole run, foreseen, with `threads`; `cpu_seconds` of all cores together."""
+
+    seconds: float | None
+    cpu_seconds: float | None
+    threads: int
+    tokens_per_s: float | None
+    tried: dict[str, float] = Field(default_factory=dict)
+    measured: str | None = None
+    cpu_share: float | None = None
+
+
+class Plan(_Part):
+    """All that is foreseen of a run. `refusal`: why it cannot be, in one sentence; `parity` is filled by commands."""
+
+    base: str
+    path: str
+    architecture: str
+    family: str | None
+    proof: str
+    types: dict[str, int]
+    parameters: int
+    trainable: int
+    dataset: str
+    examples: dict[str, int]
+    rows: dict[str, int]
+    tokens_per_epoch: int
+    learned_per_epoch: int
+    longest: int
+    batch_size: int
+    ctx_size: int
+    epochs: int
+    steps: int
+    memory: Memory
+    time: Time
+    disk_needed_mb: float
+    disk_free_mb: float
+    left_out: list[LeftOut]
+    parity: list[dict[str, Any]] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    refusal: str | None = None
+
+    @property
+    def percent(self) -> float:
+        """Trainable weights in percent of the base's."""
+        return 100 * self.trainable / max(1, self.parameters)
+
+
+def make_plan(
+    home: Home, made_of: Ingredients, info: GgufInfo, sides: Mapping[str, Lengths], measured: Measured | None,
+    free_mb: float, *, ollama: Mapping[str, float] | None = None, ahead: bool = False,
+) -> Plan:  # fmt: skip
+    """The plan for a run of `made_of`. `free_mb`: memory to be had now; `ollama`: MB that its server holds, by model.
+
+    `ahead`: the run will wait for another one, so that the memory of now decides nothing.
+    """
+    settings = made_of.settings
+    kept = {side: [row for row in one.rows if row[1] <= settings.ctx_size and row[2]] for side, one in sides.items()}
+    train, validation = ([row[1] for row in kept.get(side, [])] for side in ("train", "validation"))
+    steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
+    weights = trainable(Path(made_of.base.path), settings.lora_rank, settings.lora_targets)
+    longest = max([*train, *validation], default=0)
+    family = family_of(info.architecture, info.name, made_of.base.name or "", info.path.name)
+    text = sum(file.stat().st_size for file in made_of.dataset.glob("*.jsonl"))
+    memory = _memory(settings, measured, weights, longest, text, max(0.0, free_mb - RESERVE_MB), sides)
+    if ahead:
+        memory.fits = None
+    memory.ollama = dict(ollama or {})
+    need = (CHECKPOINTS * (WEIGHT + MOMENTS) + ADAPTERS * WEIGHT) * weights + LINE * steps + 2 * text
+    place = next(folder for folder in (home.root, *home.root.parents) if folder.exists())
+    plan = Plan(
+        base=made_of.base.name or Path(made_of.base.path).name, path=made_of.base.path,
+        architecture=info.architecture, family=family.name if family else None,
+        proof=proof_of(info.architecture, family), types=info.types, parameters=info.parameters, trainable=weights,
+        dataset=made_of.dataset.name, examples={side: _examples(one) for side, one in sides.items()},
+        rows={side: len(rows) for side, rows in kept.items()}, tokens_per_epoch=sum(train),
+        learned_per_epoch=sum(row[2] for row in kept.get("train", [])), longest=longest,
+        batch_size=settings.batch_size, ctx_size=settings.ctx_size, epochs=settings.epochs, steps=steps, memory=memory,
+        time=_time(settings, measured, train, validation, steps), disk_needed_mb=need / 2**20,
+        disk_free_mb=shutil.disk_usage(place).free / 2**20, left_out=_left_out(sides, settings.ctx_size),
+    )  # fmt: skip
+    plan.warnings = warnings_for(plan, settings)
+    plan.refusal = _refusal(plan, sides)
+    return plan
+
+
+def _examples(side: Lengths) -> int:
+    return len({row[0] for row in side.rows} | {one[0] for one in side.refused})
+
+
+def _left_out(sides: Mapping[str, Lengths], ctx_size: int) -> list[LeftOut]:
+    found: dict[str, list[str]] = {}
+    for side in sides.values():
+        for name, reason in side.refused:
+            found.setdefault(reason, []).append(name)
+        for name, length, _learned in side.rows:
+            if length > ctx_size:
+                found.setdefault(f"longer than --ctx-size {ctx_size}", []).append(name)
+    order = sorted(found.items(), key=lambda one: -len(one[1]))
+    return [LeftOut(reason=reason, count=len(ids), ids=ids[:IDS]) for reason, ids in order]
+
+
+def _peaks(cost: Cost, room_mb: float) -> Curve:
+    """Memory in MB over the length of the longest row."""
+    points = [(float(point.length), point.peak_mb) for point in cost.points]
+    if not points:  # not even a row of a few tokens was safe to try
+        return Curve(max(cost.loaded_mb, room_mb + 1), 0.0, 0.0)
+    if len(points) > 2:
+        return fit(points)
+    # Memory ended the measurement: what is not known is taken to grow as fast as it can.
+    (a, low), (b, high) = [(0.0, cost.loaded_mb), *points][-2:]
+    square = max(0.0, high - low) / (b * b - a * a)
+    return Curve(high - square * b * b, 0.0, square)
+
+
+def _memory(
+    settings: TrainSettings, measured: Measured | None, weights: int, longest: int, text: int, room: float,
+    sides: Mapping[str, Lengths],
+) -> Memory:  # fmt: skip
+    if measured is None:
+        return Memory(peak=None, free=room, fits=None)
+    cost = measured.cost
+    # Beside the rows: gradients of a batch's other rows, a checkpoint as it is written, the dataset's own text.
+    more = (settings.batch_size - 1) * weights * 4 / 2**20 + cost.save_mb + 2 * text / 2**20
+    curve = _peaks(cost, room)
+    peak = curve(longest) + more
+    reached = cost.points[-1].length if cost.points else 0
+    made = Memory(peak=peak, free=room, fits=peak <= room, measured_to=reached)
+    if peak > room:
+        most = curve.longest(room - more, min(settings.ctx_size, longest))
+        fitting = [row[1] for row in sides["train"].rows if row[2] and row[1] <= most]
+        made.largest_ctx_size = most if fitting and most >= 8 else None
+    return made
+
+
+def _time(
+    settings: TrainSettings, measured: Measured | None, train: Sequence[int], validation: Sequence[int], steps: int
+) -> Time:  # fmt: skip
+    if measured is None or not measured.cost.points:
+        return Time(seconds=None, cpu_seconds=None, threads=settings.threads, tokens_per_s=None)
+    cost = measured.cost
+
+    def total(kind: str, lengths: Sequence[int]) -> float:
+        points = [(float(point.length), max(1e-6, getattr(point, kind))) for point in cost.points]
+        return fit(points).total(lengths)
+
+    within = len(train) // settings.batch_size // settings.eval_steps if settings.eval_steps else 0
+    checks = (1 + settings.epochs * (1 + within)) if validation else 0
+    epoch = total("gradient_s", train)
+    minutes = settings.epochs * epoch / 60 / settings.save_minutes if settings.save_minutes else 0
+    saves = settings.epochs + steps // settings.save_steps + minutes
+    other = cost.load_seconds + saves * cost.save_seconds + steps * min(point.step_s for point in cost.points)
+    seconds = settings.epochs * epoch + checks * total("loss_s", validation) + other
+    cpu = settings.epochs * total("gradient_cpu_s", train) + checks * total("loss_cpu_s", validation) + other
+    return Time(
+        seconds=seconds, cpu_seconds=cpu, threads=cost.threads, tokens_per_s=sum(train) / epoch if epoch else None,
+        tried=cost.tried, measured=measured.at, cpu_share=cost.cpu_share,
+    )  # fmt: skip
+
+
+def warnings_for(plan: Plan, settings: TrainSettings) -> list[str]:
+    """What the user should know of this plan, each in one sentence with what to change."""
+    found = []
+    rows, checks = plan.rows.get("train", 0), plan.rows.get("validation", 0)
+    if 0 < rows < FEW:
+        found.append(f"{rows} examples are few: below {FEW} a model mostly learns them by heart; rate more answers.")
+    if rows and not checks:
+        found.append("There are no validation rows: nothing tells when to stop, and the last adapter is kept.")
+    if settings.learning_rate > 1e-3:
+        found.append(f"A learning rate of {settings.learning_rate:g} is high: above 1e-3 training often diverges.")
+    scale = settings.lora_alpha / settings.lora_rank
+    if not 0.5 <= scale <= 4:
+        found.append(f"alpha / rank is {scale:g}: 1 to 2 is usual; set --lora-alpha {2 * settings.lora_rank}.")
+    if settings.lora_rank > 128:
+        found.append(f"Rank {settings.lora_rank} is high: above 128 it costs memory and rarely teaches more.")
+    if rows and settings.batch_size > rows:
+        found.append(f"--batch-size {settings.batch_size} is more than the {rows} rows: an epoch is one step.")
+    left = sum(one.count for one in plan.left_out)
+    if left and 10 * left > left + rows + checks:
+        found.append(f"{left} examples are left out, more than a tenth: `left out` says why.")
+    if plan.time.cpu_share is not None and plan.time.cpu_share < CALM:
+        found.append("Other programs used the CPU while this was measured, so the time is a guess: "
+                     "/finetune plan --measure measures again.")  # fmt: skip
+    if plan.memory.measured_to and plan.longest > FAR * plan.memory.measured_to:
+        found.append(f"Measured on rows of up to {plan.memory.measured_to} tokens; the rest is reckoned from them.")
+    return found
+
+
+def _refusal(plan: Plan, sides: Mapping[str, Lengths]) -> str | None:
+    if not plan.rows.get("train"):
+        return "No example is left to train on: all are left out; raise --ctx-size or build another dataset."
+    if plan.disk_needed_mb > plan.disk_free_mb:
+        return (
+            f"The run needs {_gb(plan.disk_needed_mb)} of disk and {_gb(plan.disk_free_mb)} are free: make room, "
+            "or use a smaller --lora-rank."
+        )
+    return None if plan.memory.fits is not False else nearest(plan, sides)
+
+
+def nearest(plan: Plan, sides: Mapping[str, Lengths]) -> str:
+    """Why the run does not fit into memory, and the nearest setting that does."""
+    memory = plan.memory
+    assert memory.peak is not None
+    more = "" if memory.measured_to else "more than "
+    said = f"The run needs {more}{_gb(memory.peak)} of memory and {_gb(memory.free)} may be used"
+    helps = []
+    if memory.largest_ctx_size:
+        most = memory.largest_ctx_size
+        out = Counter(side for side, one in sides.items() for row in one.rows if most < row[1] <= plan.ctx_size)
+        helps.append(f"--ctx-size {most} fits and leaves out {sum(out.values())} more of "
+                     f"{sum(plan.rows.values())} examples")  # fmt: skip
+    else:
+        helps.append("use a smaller base, or a smaller quantization of this one")
+    for name, size in memory.ollama.items():
+        helps.append(f"Ollama holds {_gb(size)} for {name}, and `ollama stop {name}` frees it")
+    return f"{said}: {'; '.join(helps)}."
+
+
+def _gb(megabytes: float) -> str:
+    return f"{megabytes / 1024:.1f} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"
