@@ -34,9 +34,9 @@ Wanted = Callable[[], "str | None"]
 
 #: The sides of a dataset that a run reads.
 SIDES: Final = ("train", "validation")
-#: The first rows, in tokens; then they double. Three lengths show the square of the length.
+#: The first rows, in tokens; then they double. Three lengths after the first show the square of the length.
 FIRST: Final = (4, 16)
-LEAST: Final = 3
+LEAST: Final = 4
 #: A row twice as long takes at most four times as long.
 GROWTH: Final = 4
 #: Nearer to the end of the memory than by this factor, another row would teach little.
@@ -187,7 +187,7 @@ class _Bench:
                 self._save(trainer, optimizer)
             return {
                 "length": length, "peak_mb": peak, "gradient_s": sum(times) / len(times), "loss_s": loss,
-                "step_s": min(steps), "gradient_cpu_s": sum(used) / len(used), "loss_cpu_s": loss_cpu,
+                "step_s": min(steps), "gradient_cpu_s": min(used), "loss_cpu_s": loss_cpu,
             }  # fmt: skip
 
     def _save(self, trainer: RowTrainer, optimizer: AdamW) -> None:

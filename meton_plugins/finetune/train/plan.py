@@ -21,7 +21,7 @@ from .measure import Measured, trainable
 from .memory import RESERVE_MB
 from .planner import Ingredients
 
-__all__ = ["LeftOut", "Memory", "Plan", "Time", "make_plan", "nearest", "warnings_for"]
+__all__ = ["LeftOut", "Memory", "Plan", "Time", "make_plan", "nearest", "peaks", "warnings_for"]
 
 #: Ids named for each reason; `logs` of the run names all.
 IDS: Final = 3
@@ -168,13 +168,13 @@ def _left_out(sides: Mapping[str, Lengths], ctx_size: int) -> list[LeftOut]:
     return [LeftOut(reason=reason, count=len(ids), ids=ids[:IDS]) for reason, ids in order]
 
 
-def _peaks(cost: Cost, room_mb: float) -> Curve:
-    """Memory in MB over the length of the longest row."""
+def peaks(cost: Cost, room_mb: float) -> Curve:
+    """Memory in MB over the length of the longest row; more than `room_mb` where not one row could be tried in it."""
     points = [(float(point.length), point.peak_mb) for point in cost.points]
     if not points:  # not even a row of a few tokens was safe to try
         return Curve(max(cost.loaded_mb, room_mb + 1), 0.0, 0.0)
     if len(points) > 2:
-        return fit(points)
+        return fit(points[1:] if len(points) > 3 else points)  # the first one's memory was still being warmed up
     # Memory ended the measurement: what is not known is taken to grow as fast as it can.
     (a, low), (b, high) = [(0.0, cost.loaded_mb), *points][-2:]
     square = max(0.0, high - low) / (b * b - a * a)
@@ -190,7 +190,7 @@ def _memory(
     cost = measured.cost
     # Beside the rows: gradients of a batch's other rows, a checkpoint as it is written, the dataset's own text.
     more = (settings.batch_size - 1) * weights * 4 / 2**20 + cost.save_mb + 2 * text / 2**20
-    curve = _peaks(cost, room)
+    curve = peaks(cost, room)
     peak = curve(longest) + more
     reached = cost.points[-1].length if cost.points else 0
     made = Memory(peak=peak, free=room, fits=peak <= room, measured_to=reached)
@@ -208,18 +208,21 @@ def _time(
         return Time(seconds=None, cpu_seconds=None, threads=settings.threads, tokens_per_s=None)
     cost = measured.cost
 
-    def total(kind: str, lengths: Sequence[int]) -> float:
-        points = [(float(point.length), max(1e-6, getattr(point, kind))) for point in cost.points]
-        return fit(points).total(lengths)
+    def total(what: str, lengths: Sequence[int]) -> tuple[float, float]:
+        """Seconds, and CPU seconds: these are steadier, so they give the curve, and all points together its height."""
+        wall, cpu = ([max(1e-6, getattr(point, f"{what}_{unit}")) for point in cost.points] for unit in ("s", "cpu_s"))
+        found = fit([(float(point.length), seconds) for point, seconds in zip(cost.points, cpu, strict=True)])
+        used = found.total(lengths)
+        return used * sum(wall) / sum(cpu), used
 
     within = len(train) // settings.batch_size // settings.eval_steps if settings.eval_steps else 0
     checks = (1 + settings.epochs * (1 + within)) if validation else 0
-    epoch = total("gradient_s", train)
+    (epoch, epoch_cpu), (check, check_cpu) = total("gradient", train), total("loss", validation)
     minutes = settings.epochs * epoch / 60 / settings.save_minutes if settings.save_minutes else 0
     saves = settings.epochs + steps // settings.save_steps + minutes
     other = cost.load_seconds + saves * cost.save_seconds + steps * min(point.step_s for point in cost.points)
-    seconds = settings.epochs * epoch + checks * total("loss_s", validation) + other
-    cpu = settings.epochs * total("gradient_cpu_s", train) + checks * total("loss_cpu_s", validation) + other
+    seconds = settings.epochs * epoch + checks * check + other
+    cpu = settings.epochs * epoch_cpu + checks * check_cpu + other
     return Time(
         seconds=seconds, cpu_seconds=cpu, threads=cost.threads, tokens_per_s=sum(train) / epoch if epoch else None,
         tried=cost.tried, measured=measured.at, cpu_share=cost.cpu_share,
