@@ -34,11 +34,12 @@ from meton_plugins.finetune.serve.ollama import Server
 from meton_plugins.finetune.serve.parity import base_parity, difference, file_parity, modelfile_parity
 from meton_plugins.finetune.settings import PROJECTIONS, BuildSettings, TrainSettings
 from meton_plugins.finetune.train import measure, memory
+from meton_plugins.finetune.train.advice import warnings_for
 from meton_plugins.finetune.train.families import family_of, proof_of
 from meton_plugins.finetune.train.fit import fit
 from meton_plugins.finetune.train.launch import start
 from meton_plugins.finetune.train.memory import RESERVE_MB
-from meton_plugins.finetune.train.plan import Plan, peaks, warnings_for
+from meton_plugins.finetune.train.plan import Plan, peaks
 from meton_plugins.finetune.train.planner import Ingredients, base_record, create
 from meton_plugins.finetune.train.runs import Run
 from meton_plugins.finetune.turn import Turn
@@ -268,6 +269,21 @@ def test_a_run_that_does_not_fit_is_refused_with_the_largest_ctx_size(bench: Ben
     assert at(most).refusal is None
     longer = min(row[1] for side in sides.values() for row in side.rows if row[1] > most)
     assert at(longer).refusal is not None, "it is the largest that fits"
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(bench: Bench, large: Ingredients) -> None:
+    one = foresee(bench, large)
+    assert one.memory.peak is not None
+
+    def at(batch_size: int) -> Plan:
+        settings = large.settings.model_copy(update={"batch_size": batch_size})
+        free = one.memory.peak + 100.5 * one.trainable * 4 / 2**20 + RESERVE_MB  # type: ignore[operator]
+        return foresee(bench, Ingredients(large.base, large.dataset, settings, ""), free_mb=free)
+
+    assert at(101).refusal is None
+    refused = at(102)
+    assert refused.memory.largest_batch_size == 101
+    assert "--batch-size 101 fits" in str(refused.refusal)
 
 
 def test_what_no_ctx_size_mends_asks_for_another_base(bench: Bench, large: Ingredients, unmeasured: None) -> None:

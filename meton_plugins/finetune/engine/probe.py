@@ -76,10 +76,10 @@ def probe(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
     `threads` 0: those that are fastest, of one and `cores`.
     """
     base = Path(job["base"])
-    bench, started = _Bench(base, job), time.monotonic()
+    bench = _Bench(base, job)
     with Model(library, base) as model:
         bench.warm(model)
-        loaded, load_seconds = _peak_mb(), time.monotonic() - started
+        loaded, load_seconds = _peak_mb(), time.time() - psutil.Process().create_time()
         threads = int(job["threads"])
         tried: dict[str, float] = {}
         points: list[dict[str, float]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,26 +14,21 @@ from ..engine.jobs import Cost, Lengths
 from ..gguf.inspect import GgufInfo
 from ..paths import Home
 from ..settings import TrainSettings
+from .advice import refusal_of, warnings_for
 from .families import family_of, proof_of
 from .fit import Curve, fit
 from .measure import Measured, trainable
 from .memory import RESERVE_MB
 from .planner import Ingredients
 
-__all__ = ["LeftOut", "Memory", "Plan", "Time", "make_plan", "nearest", "peaks", "warnings_for"]
+__all__ = ["LeftOut", "Memory", "Plan", "Time", "make_plan", "peaks"]
 
 #: Ids named for each reason; `logs` of the run names all.
 IDS: Final = 3
-#: Below this part of its threads' time the measurement shared the machine with others.
-CALM: Final = 0.8
-#: An extrapolation over more than this factor in length is said to be one.
-FAR: Final = 4
 #: Bytes of a weight's state on disk: the adapter, and both moments in checkpoints.
 WEIGHT, MOMENTS = 4, 8
 #: Two checkpoints kept, one being written; best, last and the raw file that they are made of.
 CHECKPOINTS, ADAPTERS = 3, 3
-#: Examples below which a LoRA mostly learns by heart.
-FEW: Final = 50
 #: Bytes of events and log a step.
 LINE: Final = 700
 
@@ -55,7 +49,8 @@ class LeftOut(_Part):
 class Memory(_Part):
     """In MB. `peak`: the engine's most, foreseen; `free`: what may be used, a reserve already taken off.
 
-    `measured_to`: the longest row, in tokens, that was tried; `ollama`: what the server holds, by model.
+    `measured_to`: the longest row, in tokens, that was tried; `ollama`: what the server holds, by model. Where it does
+    not fit, `largest_batch_size` or else `largest_ctx_size` does, if there is one.
     """
 
     peak: float | None
@@ -63,6 +58,7 @@ class Memory(_Part):
     fits: bool | None
     measured_to: int = 0
     largest_ctx_size: int | None = None
+    largest_batch_size: int | None = None
     ollama: dict[str, float] = Field(default_factory=dict)
 
 
@@ -148,7 +144,7 @@ def make_plan(
         disk_free_mb=shutil.disk_usage(place).free / 2**20, left_out=_left_out(sides, settings.ctx_size),
     )  # fmt: skip
     plan.warnings = warnings_for(plan, settings)
-    plan.refusal = _refusal(plan, sides)
+    plan.refusal = refusal_of(plan, sides)
     return plan
 
 
@@ -189,12 +185,16 @@ def _memory(
         return Memory(peak=None, free=room, fits=None)
     cost = measured.cost
     # Beside the rows: gradients of a batch's other rows, a checkpoint as it is written, the dataset's own text.
-    more = (settings.batch_size - 1) * weights * 4 / 2**20 + cost.save_mb + 2 * text / 2**20
+    gradient = weights * 4 / 2**20
+    more = (settings.batch_size - 1) * gradient + cost.save_mb + 2 * text / 2**20
     curve = peaks(cost, room)
     peak = curve(longest) + more
     reached = cost.points[-1].length if cost.points else 0
     made = Memory(peak=peak, free=room, fits=peak <= room, measured_to=reached)
-    if peak > room:
+    alone = peak - (settings.batch_size - 1) * gradient
+    if peak > room >= alone:
+        made.largest_batch_size = 1 + int((room - alone) / gradient)
+    elif peak > room:
         most = curve.longest(room - more, min(settings.ctx_size, longest))
         fitting = [row[1] for row in sides["train"].rows if row[2] and row[1] <= most]
         made.largest_ctx_size = most if fitting and most >= 8 else None
@@ -222,70 +222,8 @@ def _time(
     saves = settings.epochs + steps // settings.save_steps + minutes
     other = cost.load_seconds + saves * cost.save_seconds + steps * min(point.step_s for point in cost.points)
     seconds = settings.epochs * epoch + checks * check + other
-    cpu = settings.epochs * epoch_cpu + checks * check_cpu + other
+    cpu = settings.epochs * epoch_cpu + checks * check_cpu + other * min(1.0, cost.cpu_share)
     return Time(
         seconds=seconds, cpu_seconds=cpu, threads=cost.threads, tokens_per_s=sum(train) / epoch if epoch else None,
         tried=cost.tried, measured=measured.at, cpu_share=cost.cpu_share,
     )  # fmt: skip
-
-
-def warnings_for(plan: Plan, settings: TrainSettings) -> list[str]:
-    """What the user should know of this plan, each in one sentence with what to change."""
-    found = []
-    rows, checks = plan.rows.get("train", 0), plan.rows.get("validation", 0)
-    if 0 < rows < FEW:
-        found.append(f"{rows} examples are few: below {FEW} a model mostly learns them by heart; rate more answers.")
-    if rows and not checks:
-        found.append("There are no validation rows: nothing tells when to stop, and the last adapter is kept.")
-    if settings.learning_rate > 1e-3:
-        found.append(f"A learning rate of {settings.learning_rate:g} is high: above 1e-3 training often diverges.")
-    scale = settings.lora_alpha / settings.lora_rank
-    if not 0.5 <= scale <= 4:
-        found.append(f"alpha / rank is {scale:g}: 1 to 2 is usual; set --lora-alpha {2 * settings.lora_rank}.")
-    if settings.lora_rank > 128:
-        found.append(f"Rank {settings.lora_rank} is high: above 128 it costs memory and rarely teaches more.")
-    if rows and settings.batch_size > rows:
-        found.append(f"--batch-size {settings.batch_size} is more than the {rows} rows: an epoch is one step.")
-    left = sum(one.count for one in plan.left_out)
-    if left and 10 * left > left + rows + checks:
-        found.append(f"{left} examples are left out, more than a tenth: `left out` says why.")
-    if plan.time.cpu_share is not None and plan.time.cpu_share < CALM:
-        found.append("Other programs used the CPU while this was measured, so the time is a guess: "
-                     "/finetune plan --measure measures again.")  # fmt: skip
-    if plan.memory.measured_to and plan.longest > FAR * plan.memory.measured_to:
-        found.append(f"Measured on rows of up to {plan.memory.measured_to} tokens; the rest is reckoned from them.")
-    return found
-
-
-def _refusal(plan: Plan, sides: Mapping[str, Lengths]) -> str | None:
-    if not plan.rows.get("train"):
-        return "No example is left to train on: all are left out; raise --ctx-size or build another dataset."
-    if plan.disk_needed_mb > plan.disk_free_mb:
-        return (
-            f"The run needs {_gb(plan.disk_needed_mb)} of disk and {_gb(plan.disk_free_mb)} are free: make room, "
-            "or use a smaller --lora-rank."
-        )
-    return None if plan.memory.fits is not False else nearest(plan, sides)
-
-
-def nearest(plan: Plan, sides: Mapping[str, Lengths]) -> str:
-    """Why the run does not fit into memory, and the nearest setting that does."""
-    memory = plan.memory
-    assert memory.peak is not None
-    more = "" if memory.measured_to else "more than "
-    said = f"The run needs {more}{_gb(memory.peak)} of memory and {_gb(memory.free)} may be used"
-    helps = []
-    if memory.largest_ctx_size:
-        most = memory.largest_ctx_size
-        out = Counter(side for side, one in sides.items() for row in one.rows if most < row[1] <= plan.ctx_size)
-        helps.append(f"--ctx-size {most} fits and leaves out {sum(out.values())} more of "
-                     f"{sum(plan.rows.values())} examples")  # fmt: skip
-    else:
-        helps.append("use a smaller base, or a smaller quantization of this one")
-    for name, size in memory.ollama.items():
-        helps.append(f"Ollama holds {_gb(size)} for {name}, and `ollama stop {name}` frees it")
-    return f"{said}: {'; '.join(helps)}."
-
-
-def _gb(megabytes: float) -> str:
-    return f"{megabytes / 1024:.1f} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"
