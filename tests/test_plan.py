@@ -220,6 +220,9 @@ def test_forgotten_rows_are_counted_anew(bench: Bench, tmp_path: Path) -> None:
     before = measure.lengths_of(bench.home, ingredients)["train"]
     lines = (data / "train.jsonl").read_bytes().splitlines(keepends=True)
     (data / "train.jsonl").write_bytes(b"".join(lines[1:]))
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["files"]["train.jsonl"]["sha256"] = hashlib.sha256(b"".join(lines[1:])).hexdigest()
+    (data / "manifest.json").write_text(json.dumps(manifest))
     assert len(measure.lengths_of(bench.home, ingredients)["train"].rows) == len(before.rows) - 1
 
 

@@ -79,7 +79,8 @@ def _time(plan: Plan) -> tuple[str, str, str]:
     if time.seconds is None:
         return "time", "not measured", ""
     speed = f"{time.tokens_per_s:,.0f} tokens/s" if time.tokens_per_s else ""
-    return "time", f"about {duration(time.seconds)} with {many(time.threads, 'thread')}  {speed}", ""
+    busy = f"; {duration(time.busy_seconds)} while the machine is as busy as it was" if time.busy_seconds else ""
+    return "time", f"about {duration(time.seconds)} with {many(time.threads, 'thread')}  {speed}{busy}", ""
 
 
 def _disk(plan: Plan) -> tuple[str, str, str]:

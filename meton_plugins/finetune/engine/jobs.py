@@ -242,8 +242,8 @@ def probe(
 ) -> Cost:  # fmt: skip
     """Measure training steps on `base`, of an adapter with so many weights, on rows up to `longest` tokens.
 
-    It keeps within `room_mb` of memory and takes about `seconds`. `workers` threads, or those that are fastest. One
-    checkpoint is written into the folder `scratch` and removed again.
+    It keeps within `room_mb` of memory and takes about `seconds` of CPU. `workers` threads, or those that are fastest.
+    One checkpoint is written into the folder `scratch` and removed again.
     """
     result = run_job(
         "probe", base=_path(base), rank=rank, targets=list(targets), adapter=adapter, longest=longest, room_mb=room_mb,

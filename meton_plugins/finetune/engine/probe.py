@@ -37,8 +37,10 @@ SIDES: Final = ("train", "validation")
 #: The first rows, in tokens; then they double. Three lengths after the first show the square of the length.
 FIRST: Final = (4, 16)
 LEAST: Final = 4
-#: A row twice as long takes at most four times as long.
-GROWTH: Final = 4
+#: A row twice as long takes rarely more than so many times as long.
+GROWTH: Final = 3
+#: On a busy machine the measurement may take so many times as long as on a quiet one.
+PATIENCE: Final = 3
 #: Nearer to the end of the memory than by this factor, another row would teach little.
 STEP: Final = 1.25
 #: A row that takes longer than this, in seconds, is not measured twice.
@@ -91,11 +93,14 @@ def probe(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
                 threads, tried = bench.choose(model, points, loaded)
                 if threads > 1:
                     points[:] = [bench.point(model, int(point["length"]), threads) for point in points]
+        share = bench.cpu_seconds / max(max(threads, 1) * bench.wall_seconds, 1e-9)
+        if points:
+            bench.save(model)
     emit(
         "result",
         loaded_mb=loaded, load_seconds=load_seconds, threads=threads or 1, tried=tried, points=points,
         save_seconds=bench.save_seconds, save_mb=bench.save_mb,
-        cpu_share=bench.cpu_seconds / max(max(threads, 1) * bench.wall_seconds, 1e-9),
+        cpu_share=share,
     )  # fmt: skip
 
 
@@ -105,7 +110,8 @@ class _Bench:
     def __init__(self, base: Path, job: Mapping[str, Any]) -> None:
         self.base, self.job = base, job
         self.longest = int(job["longest"])
-        self.end = time.monotonic() + float(job["seconds"])
+        self.seconds = float(job["seconds"])
+        self.began, self.used = time.monotonic(), time.process_time()
         self.adapter = Adapter(rank=job["rank"], targets=job["targets"])
         self.adapter_size = 0
         self.opened = 0
@@ -128,7 +134,7 @@ class _Bench:
             for threads in (1, cores):
                 with self._open(model, length, threads) as trainer:
                     tried[threads] = min(self._gradient(trainer, length)[1] for _ in range(2))
-            if tried[cores] > HOPELESS * tried[1] or 8 * sum(tried.values()) > self.end - time.monotonic():
+            if tried[cores] > HOPELESS * tried[1] or 8 * sum(tried.values()) > self.seconds:
                 break
         better = cores in tried and tried[cores] < WORTH * tried[1]
         return (cores if better else 1), {str(threads): seconds for threads, seconds in tried.items()}
@@ -144,10 +150,12 @@ class _Bench:
         if floor["peak_mb"] > float(self.job["room_mb"]):
             return
         while True:
-            before = time.monotonic()
+            wall, cpu = time.monotonic(), time.process_time()
             yield length
-            took = time.monotonic() - before
-            if length >= self.longest or (len(points) >= LEAST and before + (1 + GROWTH) * took > self.end):
+            now, used = time.monotonic(), time.process_time()
+            late = used - self.used + GROWTH * (used - cpu) > self.seconds
+            late = late or now - self.began + GROWTH * (now - wall) > PATIENCE * self.seconds
+            if length >= self.longest or (len(points) >= LEAST and late):
                 return
             wished = next((first for first in FIRST if first > length), 2 * length)
             length = min(wished, self.longest, self._safe(points[-2] if points[1:] else floor, points[-1]))
@@ -182,17 +190,20 @@ class _Bench:
             loss, loss_cpu = time.monotonic() - started, time.process_time() - cpu
             # The library keeps the adapter of a closed context for as long as its model: no run has more than one.
             kept = (self.opened - 1) * self.adapter_size * 4 / 2**20
-            peak = _peak_mb() - kept
-            if not self.save_seconds:
-                self._save(trainer, optimizer)
             return {
-                "length": length, "peak_mb": peak, "gradient_s": sum(times) / len(times), "loss_s": loss,
+                "length": length, "peak_mb": _peak_mb() - kept, "gradient_s": sum(times) / len(times), "loss_s": loss,
                 "step_s": min(steps), "gradient_cpu_s": min(used), "loss_cpu_s": loss_cpu,
             }  # fmt: skip
 
-    def _save(self, trainer: RowTrainer, optimizer: AdamW) -> None:
+    def save(self, model: Model) -> None:
         """Write what a checkpoint holds, where the run's will be: the seconds and the memory that it takes."""
-        with tempfile.TemporaryDirectory(dir=self.job["scratch"], prefix=".probe-") as folder:
+        length = min(FIRST[0], self.longest)
+        with (
+            self._open(model, length, 1) as trainer,
+            tempfile.TemporaryDirectory(dir=self.job["scratch"], prefix=".probe-") as folder,
+        ):
+            optimizer = AdamW()
+            optimizer.step(trainer.weights(), self._gradient(trainer, length)[0], 1e-5)
             _forget_peak()
             before, started = psutil.Process().memory_info().rss / 2**20, time.monotonic()
             save_adapter(trainer, Path(folder) / "adapter.gguf")

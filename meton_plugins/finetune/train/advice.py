@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["refusal_of", "warnings_for"]
 
-#: Below this part of its threads' time the measurement shared the machine with others.
-CALM: Final = 0.8
 #: An extrapolation over more than this factor in length is said to be one.
 FAR: Final = 4
 #: Examples below which a LoRA mostly learns by heart.
@@ -42,9 +40,9 @@ def warnings_for(plan: Plan, settings: TrainSettings) -> list[str]:
     left = sum(one.count for one in plan.left_out)
     if left and 10 * left > left + rows + checks:
         found.append(f"{left} examples are left out, more than a tenth: `left out` says why.")
-    if plan.time.cpu_share is not None and plan.time.cpu_share < CALM:
-        found.append("Other programs used the CPU while this was measured, so the time is a guess: "
-                     "/finetune plan --measure measures again.")  # fmt: skip
+    if plan.time.seconds is not None and not plan.time.undisturbed:
+        found.append("Other programs used the CPU while this was measured, so the time is reckoned from the CPU's own "
+                     "seconds: /finetune plan --measure measures again.")  # fmt: skip
     if plan.memory.measured_to and plan.longest > FAR * plan.memory.measured_to:
         found.append(f"Measured on rows of up to {plan.memory.measured_to} tokens; the rest is reckoned from them.")
     return found
@@ -52,6 +50,8 @@ def warnings_for(plan: Plan, settings: TrainSettings) -> list[str]:
 
 def refusal_of(plan: Plan, sides: Mapping[str, Lengths]) -> str | None:
     """Why the run cannot be, in one sentence with what to change; None where it can."""
+    if not plan.examples.get("train"):
+        return f"The dataset {plan.dataset} has no training examples: rate more answers and build again."
     if not plan.rows.get("train"):
         return "No example is left to train on: all are left out; raise --ctx-size or build another dataset."
     if plan.disk_needed_mb > plan.disk_free_mb:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..curate.manifest import read_manifest
+from ..curate import dataset as datasets
 from ..engine import jobs
 from ..engine.jobs import Cost, Lengths, Point
 from ..engine.package import installed
@@ -88,7 +88,7 @@ def cost_of(
 def lengths_of(home: Home, made_of: Ingredients, progress: Progress | None = None) -> dict[str, Lengths]:
     """The rows of each side of the dataset, however long, as `base` reads them."""
     settings, dataset = made_of.settings, made_of.dataset
-    learned = read_manifest(dataset).learned
+    learned = datasets.load(dataset).manifest.learned  # and it is as it was frozen
     # Forgetting takes rows out of a frozen dataset.
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(dataset.glob("*.jsonl"))]
     template = _chat_template(settings.chat_template)

@@ -25,6 +25,8 @@ __all__ = ["LeftOut", "Memory", "Plan", "Time", "make_plan", "peaks"]
 
 #: Ids named for each reason; `logs` of the run names all.
 IDS: Final = 3
+#: Below this part of its threads' time the measurement shared the machine with others.
+CALM: Final = 0.8
 #: Bytes of a weight's state on disk: the adapter, and both moments in checkpoints.
 WEIGHT, MOMENTS = 4, 8
 #: Two checkpoints kept, one being written; best, last and the raw file that they are made of.
@@ -63,15 +65,25 @@ class Memory(_Part):
 
 
 class Time(_Part):
-    """`seconds` of the whole run, foreseen, with `threads`; `cpu_seconds` of all cores together."""
+    """`seconds` of the whole run, foreseen, with `threads`; `cpu_seconds` of all cores together.
+
+    Where other programs disturbed the measurement, `seconds` is that of a machine which has time for the run, and
+    `busy_seconds` what it takes while they go on.
+    """
 
     seconds: float | None
     cpu_seconds: float | None
+    busy_seconds: float | None = None
     threads: int
     tokens_per_s: float | None
     tried: dict[str, float] = Field(default_factory=dict)
     measured: str | None = None
     cpu_share: float | None = None
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether the measurement had the cores that it asked for."""
+        return self.cpu_share is not None and self.cpu_share >= CALM
 
 
 class Plan(_Part):
@@ -223,7 +235,10 @@ def _time(
     other = cost.load_seconds + saves * cost.save_seconds + steps * min(point.step_s for point in cost.points)
     seconds = settings.epochs * epoch + checks * check + other
     cpu = settings.epochs * epoch_cpu + checks * check_cpu + other * min(1.0, cost.cpu_share)
+    calm = cost.cpu_share >= CALM
+    quick = epoch if calm else epoch_cpu / cost.threads
     return Time(
-        seconds=seconds, cpu_seconds=cpu, threads=cost.threads, tokens_per_s=sum(train) / epoch if epoch else None,
-        tried=cost.tried, measured=measured.at, cpu_share=cost.cpu_share,
+        seconds=seconds if calm else cpu / cost.threads, cpu_seconds=cpu, busy_seconds=None if calm else seconds,
+        threads=cost.threads, tokens_per_s=sum(train) / quick if quick else None, tried=cost.tried,
+        measured=measured.at, cpu_share=cost.cpu_share,
     )  # fmt: skip
