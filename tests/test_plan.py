@@ -280,13 +280,14 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_largest_that_does(bench: 
 
     def at(batch_size: int) -> Plan:
         settings = large.settings.model_copy(update={"batch_size": batch_size})
-        free = one.memory.peak + 100.5 * one.trainable * 4 / 2**20 + RESERVE_MB  # type: ignore[operator]
+        free = one.memory.peak + 4.5 * one.trainable * 4 / 2**20 + RESERVE_MB  # type: ignore[operator]
         return foresee(bench, Ingredients(large.base, large.dataset, settings, ""), free_mb=free)
 
-    assert at(101).refusal is None
-    refused = at(102)
-    assert refused.memory.largest_batch_size == 101
-    assert "--batch-size 101 fits" in str(refused.refusal)
+    assert at(5).refusal is None
+    refused = at(6)
+    assert refused.memory.largest_batch_size == 5
+    assert "--batch-size 5 fits" in str(refused.refusal)
+    assert at(1000).memory.peak == at(one.rows["train"]).memory.peak, "a step has no more rows than there are"
 
 
 def test_what_no_ctx_size_mends_asks_for_another_base(bench: Bench, large: Ingredients, unmeasured: None) -> None:

@@ -198,12 +198,15 @@ def _memory(
     cost = measured.cost
     # Beside the rows: gradients of a batch's other rows, a checkpoint as it is written, the dataset's own text.
     gradient = weights * 4 / 2**20
-    more = (settings.batch_size - 1) * gradient + cost.save_mb + 2 * text / 2**20
+    # A step never has more rows than there are.
+    batch = min(settings.batch_size, sum(row[1] <= settings.ctx_size and row[2] > 0 for row in sides["train"].rows))
+    others = max(0, batch - 1) * gradient
+    more = others + cost.save_mb + 2 * text / 2**20
     curve = peaks(cost, room)
     peak = curve(longest) + more
     reached = cost.points[-1].length if cost.points else 0
     made = Memory(peak=peak, free=room, fits=peak <= room, measured_to=reached)
-    alone = peak - (settings.batch_size - 1) * gradient
+    alone = peak - others
     if peak > room >= alone:
         made.largest_batch_size = 1 + int((room - alone) / gradient)
     elif peak > room:
