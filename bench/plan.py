@@ -167,7 +167,7 @@ def write_table() -> None:
         "",
         "Foreseen / real and their ratio. The cores are shared with other work: `core share` is the part of its time "
         "in which the measurement had a core. Where that is below 0.8 the plan gives the seconds of a machine that has "
-        "time for the run, so the clock's real seconds are more; `as busy` is what it foresees for a machine that stays "
+        "time for the run, so the clock's real seconds are more; `as busy` is what it foresees for one that stays "
         "as busy as it was. CPU seconds are what other work changes least.",
         "",
         "| base | context | rows up to | measured to | memory, MB | CPU seconds | seconds | as busy | core share "
