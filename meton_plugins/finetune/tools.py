@@ -63,6 +63,10 @@ TOOLS: Final = (
         "compare", words=("a", "b"), needs=True,
     ),
     Tool(
+        "training_plan", 'Say what a training run would take. Input: {"epochs": 3} or nothing', Effect.READ,
+        "/finetune", "plan", flags=("base", "epochs", "ctx_size"),
+    ),
+    Tool(
         "training_diagnose", 'Say what went wrong in a training run. Input: {"run": "run-1"}', Effect.READ, "/finetune",
         "diagnose", words=("run",),
     ),

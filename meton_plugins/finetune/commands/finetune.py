@@ -15,6 +15,7 @@ from .edge import guarded
 from .following import compare, compare_flags, logs, logs_flags, meant_flag, run_flag, runs, show, status, watch
 from .noting import note, note_flags, note_words
 from .options import Parser, split, verbs_wanted
+from .planning import plan, plan_flags
 from .preparing import doctor, doctor_flags, setup, setup_flags
 from .queueing import queue, queue_flags
 from .recipes import recipes, recipes_flags
@@ -61,6 +62,7 @@ def _run(host: Host, home: Home, line: str) -> int:
 VERBS: Final[dict[str, Verb]] = {
     "setup": Verb("install the training engine (llama.cpp), once", setup, setup_flags),
     "doctor": Verb("look at engine, machine, server and host, and say what to do", doctor, doctor_flags),
+    "plan": Verb("what a run would take: memory, time, disk, what is left out", plan, plan_flags),
     "start": Verb("start a run in the background", start, start_flags),
     "status": Verb("one line a run, those at work first", status, run_flag),
     "watch": Verb("follow a run live; any key leaves", watch, meant_flag),

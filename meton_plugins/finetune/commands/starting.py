@@ -41,10 +41,15 @@ def start(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Start a run in the background."""
     from ..train.launch import begin
     from ..train.planner import check_new, create
+    from .planning import agreed
 
     check_new(home.runs, options.name, reserved())
     made_of = ingredients(host, home, options)
-    run, state = begin(lambda: create(home, made_of, options.name))
+    plan = agreed(host, home, made_of, yes=options.yes)
+    if plan is None:
+        return 0
+    foreseen, workers = plan.model_dump(mode="json"), plan.time.threads
+    run, state = begin(lambda: create(home, made_of, options.name, workers=workers, plan=foreseen))
     waits = run.status == "queued"
     if waits:
         say_place(host, home, run)

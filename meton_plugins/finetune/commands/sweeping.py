@@ -6,18 +6,19 @@ import argparse
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import UsageError
+from ..errors import EngineError, UsageError
 from ..paths import check_name
 from ..settings import TrainSettings
 from .edge import note, say, show_json
 from .options import Parser, kind_of, settings_from
+from .planning import foresee
+from .progress import duration
 from .starting import ingredients, reserved, start_flags
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.table import Table
 
     from ...host.api import Host
@@ -79,11 +80,19 @@ def _start(host: Host, home: Home, options: argparse.Namespace, grid: dict[str, 
     check_judged(made_of)
     settings = [settings_from(argparse.Namespace(**point), made_of.settings) for point in points]
     question = f"Train {len(settings)} runs, {name}-1 to {name}-{len(settings)}, one after the other"
-    total = _time(home, made_of.dataset, settings)
+    heaviest = max(settings, key=lambda one: (one.ctx_size, one.batch_size, one.lora_rank))
+    plan = foresee(host, home, replace(made_of, settings=heaviest))
+    if plan.refusal:
+        raise EngineError(f"The heaviest run of the sweep cannot be. {plan.refusal}")
+    seconds = plan.time.seconds
+    total = duration(seconds * sum(one.epochs for one in settings) / heaviest.epochs) if seconds else ""
     if not _agreed(host, options, f"{question}{f', {total} in all' if total else ''}?"):
         say(host, "Nothing was started.")
         return 1
-    runs = begin_all(lambda: create_sweep(home, made_of, settings, name, keep_all=options.keep_all), f"sweep {name}")
+    workers = plan.time.threads
+    runs = begin_all(
+        lambda: create_sweep(home, made_of, settings, name, keep_all=options.keep_all, workers=workers), f"sweep {name}"
+    )
     say(host, f"The sweep {name}: {len(runs)} runs{f', {total} in all' if total else ''}.", "bold")
     if options.wait:
         _wait(host, home, name, runs)
@@ -127,15 +136,6 @@ def _check_names(home: Home, name: str, runs: int) -> None:
         raise UsageError(f"{name!r} {taken}: give the sweep another --name.")
     for number in range(1, runs + 1):
         check_new(home.runs, f"{name}-{number}", ())
-
-
-def _time(home: Home, dataset: Path, settings: Sequence[TrainSettings]) -> str | None:
-    """In words, how long all runs train together, as fast as the newest run; None where none was measured."""
-    from ..curate.dataset import load
-    from ..train.news import in_words, seconds_a_row
-
-    pace = seconds_a_row(home)
-    return None if pace is None else in_words(pace * len(load(dataset).train) * sum(each.epochs for each in settings))
 
 
 def _agreed(host: Host, options: argparse.Namespace, question: str) -> bool:

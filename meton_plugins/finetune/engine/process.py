@@ -28,6 +28,9 @@ _ROOT: Final = Path(__file__).resolve().parents[3]
 _REASON: Final = re.compile(r"(ABORT:|GGML_ASSERT|[Ee]rror|ERROR|terminat)")
 #: Folders of the machine that built the library, in its asserts.
 _BUILD_PATH: Final = re.compile(r"/\S*/")
+#: glibc keeps freed memory, and more with every row of another length: a run of hours would grow by a quarter, and no
+#: plan could say how large it becomes. With these, large blocks go back to the system, at no cost that was measurable.
+_MALLOC: Final = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
 #: Enough of the log for its last words.
 _TAIL: Final = 8192
 
@@ -50,7 +53,9 @@ class Child:
         self._errors: IO[bytes] = log.open("ab+") if log else tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._start = self._errors.seek(0, os.SEEK_END)
         # Without GGML_NO_BACKTRACE an assert starts a debugger, where there is one.
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1", "GGML_NO_BACKTRACE": "1"}
+        environment = {
+            **os.environ, **_MALLOC, "OPENBLAS_NUM_THREADS": "1", "PYTHONUTF8": "1", "GGML_NO_BACKTRACE": "1"
+        }  # fmt: skip
         self.process = subprocess.Popen(
             bootstrap("meton_plugins.finetune.engine.child"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,

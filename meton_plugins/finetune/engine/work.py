@@ -24,6 +24,7 @@ from .gpu import look
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
+from .probe import lengths, probe
 from .trainer import read_chats, train, with_system
 
 __all__ = ["JOBS"]
@@ -150,6 +151,6 @@ def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
 
 
 JOBS: Final[dict[str, Callable[[Library, dict[str, Any], Emit, Wanted], None]]] = {
-    "count": count, "evaluate": evaluate, "generate": generate, "gpu": look, "pace": pace, "preview": preview,
-    "prove": prove, "quantize": quantize, "train": train,
+    "count": count, "evaluate": evaluate, "generate": generate, "gpu": look, "lengths": lengths, "pace": pace,
+    "preview": preview, "probe": probe, "prove": prove, "quantize": quantize, "train": train,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final, NamedTuple
 
 from ..errors import NotFound, ServerError
 
-__all__ = ["Answer", "CannotGenerate", "Listed", "Show", "plain_words", "version_of"]
+__all__ = ["Answer", "CannotGenerate", "Listed", "Show", "error_text", "plain_words", "version_of"]
 
 
 class Listed(NamedTuple):
@@ -101,3 +102,11 @@ def version_of(text: str) -> tuple[int, int, int] | None:
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text)
     number = (int(found[1]), int(found[2]), int(found[3])) if found else None
     return number if number != (0, 0, 0) else None
+
+
+def error_text(body: str) -> str:
+    """What an answer of the server, JSON or not, gives as its error."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotFound, ServerError
 from .address import is_loopback, normalize
-from .answers import Answer, CannotGenerate, Listed, Show, plain_words, version_of
+from .answers import Answer, CannotGenerate, Listed, Show, error_text, plain_words, version_of
 from .names import check_model_name, full_name
 
 if TYPE_CHECKING:
@@ -154,13 +154,32 @@ class Server:
         """Whether the server lists exactly `name`, tag included."""
         return self.find(name) is not None
 
+    def loaded(self) -> dict[str, int]:
+        """The models in this machine's memory now, and the bytes that each holds there; what a GPU holds is not it."""
+        with self._plain("asking what it has loaded"):
+            found = self._http.get("/api/ps").json().get("models") or []
+            sizes = {str(one["name"]): int(one.get("size") or 0) - int(one.get("size_vram") or 0) for one in found}
+            return {name: size for name, size in sizes.items() if size > 0}
+
+    def render(self, path: str, request: dict[str, Any]) -> str | None:
+        """The text that the server makes of a chat or generate `request`; None where it cannot say. Loads the model."""
+        doing = f"rendering a prompt of {request['model']}"
+        # A server that does not know the word answers instead: with one token.
+        asked = {**request, "_debug_render_only": True, "stream": False, "options": {"num_predict": 1}}
+        with self._plain(doing):
+            reply = self._http.post(path, json=asked, timeout=self._timeout(120))
+            if reply.status_code != 200:
+                raise self._failure(doing, error_text(reply.text), reply.status_code)
+            text = (reply.json().get("_debug_info") or {}).get("rendered_template")
+            return text if isinstance(text, str) else None
+
     def show(self, name: str) -> Show:
         """What the server says about `name`; NotFound where it has no such model."""
         with self._plain(f"showing {name}"):
             # By hand: the `ollama` package drops fields that it does not know (`system`, `remote_host`).
             reply = self._http.post("/api/show", json={"model": name})
             if reply.status_code != 200:
-                raise self._failure(f"showing {name}", _error_text(reply.text), reply.status_code)
+                raise self._failure(f"showing {name}", error_text(reply.text), reply.status_code)
             answer = reply.json()
             details = answer.get("details") or {}
             return Show(
@@ -206,7 +225,7 @@ class Server:
                     raise
                 return True
             if answer.status_code not in (200, 201):
-                raise self._failure(doing, _error_text(answer.text), answer.status_code)
+                raise self._failure(doing, error_text(answer.text), answer.status_code)
         if not self.has_blob(digest):
             raise ServerError(f"The server took {path.name} and does not have it: look at its log and its disk.")
         return True
@@ -218,7 +237,7 @@ class Server:
         with self._plain(doing), self._http.stream("POST", "/api/create", json=request, timeout=long) as answer:
             if answer.status_code != 200:
                 answer.read()
-                raise self._failure(doing, _error_text(answer.text), answer.status_code)
+                raise self._failure(doing, error_text(answer.text), answer.status_code)
             for line in answer.iter_lines():
                 if not line.strip():
                     continue
@@ -275,10 +294,3 @@ def _chunks(path: Path, total: int, tell: Progress) -> Iterator[bytes]:
             done += len(chunk)
             yield chunk
             tell(done, total)
-
-
-def _error_text(body: str) -> str:
-    try:
-        return str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return body

@@ -160,14 +160,20 @@ def check_judged(made_of: Ingredients) -> None:
 
 
 def create_sweep(
-    home: Home, made_of: Ingredients, settings: Sequence[TrainSettings], name: str, *, keep_all: bool = False
+    home: Home,
+    made_of: Ingredients,
+    settings: Sequence[TrainSettings],
+    name: str,
+    *,
+    keep_all: bool = False,
+    workers: int = 0,
 ) -> list[Run]:
     """The folders of the runs `name`-1, `name`-2, ...: one for each of `settings`; all of them or none."""
     made: list[Run] = []
     try:
         for number, each in enumerate(settings, 1):
             parts = replace(made_of, settings=each)
-            made.append(create(home, parts, f"{name}-{number}", sweep=name, keep_all=keep_all))
+            made.append(create(home, parts, f"{name}-{number}", sweep=name, keep_all=keep_all, workers=workers))
     except BaseException:
         for run in made:
             shutil.rmtree(run.folder, ignore_errors=True)
