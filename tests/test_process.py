@@ -110,8 +110,8 @@ def test_adapter_of_another_base(engine: Engine, library: Library, base: BaseMak
 @pytest.mark.parametrize(
     ("kill", "words"),
     [
-        (signal.SIGKILL, "The engine was killed, most likely because memory ran out: "
-         "close other programs and resume."),
+        (signal.SIGKILL, "The engine was killed, most likely because memory ran out: close other programs, or use "
+         "a smaller --ctx-size or base."),
         (signal.SIGSEGV, "The engine crashed (SIGSEGV)."),
         (signal.SIGTERM, "The engine crashed (SIGTERM)."),
         (signal.SIGILL, "The engine used an instruction that this CPU lacks: run /finetune setup --again."),

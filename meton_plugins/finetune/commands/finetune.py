@@ -14,7 +14,7 @@ from .following import compare, compare_flags, logs, logs_flags, run_flag, show,
 from .options import Parser, split, verbs_wanted
 from .preparing import doctor, doctor_flags, setup, setup_flags
 from .starting import start, start_flags
-from .steering import pause, resume, stop
+from .steering import pause, resume, resume_flags, stop
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -57,7 +57,7 @@ VERBS: Final[dict[str, Verb]] = {
     "watch": Verb("follow a run live; any key leaves", watch, run_flag),
     "logs": Verb("what happened in a run", logs, logs_flags),
     "pause": Verb("save and free the memory", pause, run_flag),
-    "resume": Verb("go on with a paused, failed or interrupted run", resume, run_flag),
+    "resume": Verb("go on with a paused, failed or interrupted run", resume, resume_flags),
     "stop": Verb("end a run, keep the best so far", stop, run_flag),
     "runs": Verb("one line a run", status, lambda parser: None),
     "show": Verb("a run's base, data, settings and result", show, run_flag),

@@ -68,7 +68,7 @@ def run_line(run: Run, width: int = 0) -> str:
             parts.append(f"{state.tokens_per_s:.0f} tokens/s")
         if state.seconds_left is not None:
             parts.append(f"{duration(state.seconds_left)} left")
-    elif status == "failed":
+    elif status == "failed" or (status == "paused" and state.error):
         parts.append(state.error or "")
     else:
         if state.steps:

@@ -32,7 +32,8 @@ def news(home: Home) -> list[str]:
         key = f"{run.name}@{(run.folder / 'run.json').stat().st_mtime_ns}"
         status, state = run.status, run.state
         mark = f"{state.attempt}:{status}"
-        if state.attempt == 0 or status not in ("finished", "failed", "interrupted"):
+        ended = status in ("finished", "failed", "interrupted") or (status == "paused" and state.error)
+        if state.attempt == 0 or not ended:
             mark = before.get(key, "")
         elif before.get(key) != mark:
             lines.append(_line(run.name, status, state))
@@ -66,6 +67,8 @@ def _line(name: str, status: str, state: State) -> str:
         return f"The run {name} has finished{better}: /export model {name} makes a model of it."
     if status == "failed":
         return f"The run {name} has failed: {state.error or f'see /finetune logs {name}'}"
+    if status == "paused":
+        return f"The run {name} paused by itself: {state.error} Go on with /finetune resume {name}."
     return f"The run {name} was interrupted: /finetune resume {name} goes on with it."
 
 

@@ -21,6 +21,7 @@ from ..paths import Home, check_name, private_dir, replacing, sync_dir, write_js
 from ..settings import TrainSettings
 from .record import BaseRecord, RunRecord
 from .runs import CHAT_TEMPLATE, Run
+from .unfinished import owned, sweep_unfinished
 
 __all__ = ["Ingredients", "base_record", "check_new", "create", "free_name"]
 
@@ -91,15 +92,16 @@ def create(
         sweep=sweep, plan=plan,
         versions={"plugin": __version__, "engine": engine.version, "backend": engine.backend},
     )  # fmt: skip
-    private_dir(home.runs)
+    sweep_unfinished(private_dir(home.runs))
     partial = Path(tempfile.mkdtemp(prefix=f".{chosen}.", dir=home.runs))
     try:
-        for file in dataset.iterdir():
-            _copy(file, private_dir(partial / "dataset") / file.name)
-        if settings.chat_template and settings.chat_template not in BUILT_IN:
-            _copy(Path(settings.chat_template).expanduser(), partial / CHAT_TEMPLATE)
-        write_json(partial / "run.json", record.model_dump(mode="json"))
-        partial.rename(final)
+        with owned(partial):
+            for file in dataset.iterdir():
+                _copy(file, private_dir(partial / "dataset") / file.name)
+            if settings.chat_template and settings.chat_template not in BUILT_IN:
+                _copy(Path(settings.chat_template).expanduser(), partial / CHAT_TEMPLATE)
+            write_json(partial / "run.json", record.model_dump(mode="json"))
+            partial.rename(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from ..errors import DataError, NotFound
+from ..errors import DataError, ModelError, NotFound
+from ..gguf.inspect import fingerprint
 from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
-from .record import Redacted, RunRecord, State
+from .record import BaseRecord, Redacted, RunRecord, State
 
 __all__ = ["CHAT_TEMPLATE", "START", "Run", "all_runs", "find_run"]
 
@@ -21,6 +22,9 @@ CHAT_TEMPLATE: Final = "chat_template.jinja"
 
 #: The adapter that training began with, of a run that continues another.
 START: Final = "start.gguf"
+
+#: Where the base of a run lies that was copied to another machine, or whose base was moved.
+MOVED: Final = "base.json"
 
 REDACTED: Final = "redacted.json"
 
@@ -37,11 +41,25 @@ class Run:
 
     @property
     def record(self) -> RunRecord:
-        """run.json; DataError where it cannot be read."""
+        """run.json, with the base where it lies now; DataError where it cannot be read."""
         try:
-            return RunRecord.model_validate_json((self.folder / "run.json").read_text(encoding="utf-8"))
+            record = RunRecord.model_validate_json((self.folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
             raise DataError(f"The run {self.name} has no readable run.json: delete {self.folder}.") from error
+        try:
+            moved = BaseRecord.model_validate_json((self.folder / MOVED).read_text(encoding="utf-8"))
+        except (OSError, ValidationError):
+            return record
+        return record.model_copy(update={"base": moved}) if moved.sha256 == record.base.sha256 else record
+
+    def move_base(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
+        """Note that the base now lies at `path`; ModelError where that is another file. Reads it whole."""
+        base = self.record.base
+        if fingerprint(path, progress) != base.sha256:
+            raise ModelError(f"{path} is not the base that the run {self.name} began with: name a copy of that file.")
+        facts = path.stat()
+        now = {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+        write_json(self.folder / MOVED, base.model_copy(update=now).model_dump())
 
     @property
     def state(self) -> State:
@@ -65,11 +83,15 @@ class Run:
     def status(self) -> str:
         """The status in one word; `interrupted` where state.json speaks of a worker that is no more."""
         status = self.state.status
-        if status in ("starting", "running") and not self.alive:
+        if self._unended(status) and not self.alive:
             # Read again: it may have ended between the two looks.
             status = self.state.status
-            return "interrupted" if status in ("starting", "running") else status
+            return "interrupted" if self._unended(status) else status
         return status
+
+    def _unended(self, status: str) -> bool:
+        """Whether a run of this `status` has a worker: one that ended well has left its mark last."""
+        return status in ("starting", "running") or (status in ("finished", "stopped") and not self.done)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order. A step that was repeated after a kill appears once, as it was done last."""

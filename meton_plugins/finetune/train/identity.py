@@ -1,0 +1,25 @@
+"""Whether a run goes on by the same arithmetic with which it began."""
+
+from __future__ import annotations
+
+from ..engine.package import Engine
+from .record import RunRecord
+
+__all__ = ["lost"]
+
+
+def lost(record: RunRecord, engine: Engine, cores: int) -> str | None:
+    """Why a run that goes on with `engine` on `cores` cores cannot end with the very bytes of an undisturbed one.
+
+    None where it can.
+    """
+    reasons = []
+    for what, now in (("engine", engine.version), ("backend", engine.backend)):
+        began = record.versions.get(what, now)
+        if began != now:
+            reasons.append(f"it began with the {what} {began} and goes on with {now}")
+    if cores < record.threads:
+        reasons.append(f"it began on {record.threads} threads and goes on with {cores}, as there are no more cores")
+    if not reasons:
+        return None
+    return f"{' and '.join(reasons)}: bit-identity with an undisturbed run is lost"
