@@ -21,8 +21,8 @@ from meton_plugins.finetune.engine.adamw import AdamW
 from meton_plugins.finetune.engine.checkpoint import Position
 from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.model import Model
 from meton_plugins.finetune.engine.loop import Training
+from meton_plugins.finetune.engine.model import Model
 from meton_plugins.finetune.errors import EngineError, FinetuneError
 from meton_plugins.finetune.gguf.rows import Row
 from meton_plugins.finetune.settings import TrainSettings

@@ -31,7 +31,7 @@ POLL: Final = 0.2
 #: A killed engine is started again so often without having got further than its last checkpoint.
 RESTARTS: Final = 3
 #: Seconds before that, for memory to become free.
-REST: Final = 2.0
+REST: Final = 3.0
 #: What the system says where a file cannot grow.
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -115,7 +115,7 @@ class Worker:
                     "message": f"{said} at step {before} (try {tries} of {RESTARTS})",
                 }
             )
-            if not self._rest(tries * REST):
+            if not self._rest(REST):
                 self.ledger.take({"event": "paused", "step": before})
                 return
 
