@@ -15,81 +15,15 @@ import numpy as np
 import pytest
 from conftest import BaseMaker
 from gguf import GGUFWriter
+from support.attempts import Attempts, Events, Killed, losses, rows
 
 from meton_plugins.finetune.engine import checkpoint
 from meton_plugins.finetune.engine.adamw import AdamW
 from meton_plugins.finetune.engine.checkpoint import Position
 from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.loop import Training
 from meton_plugins.finetune.engine.model import Model
 from meton_plugins.finetune.errors import EngineError, FinetuneError
-from meton_plugins.finetune.gguf.rows import Row
-from meton_plugins.finetune.settings import TrainSettings
-
-Events = list[dict[str, Any]]
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
-
-def rows(count: int, seed: int) -> list[Row]:
-    """Random rows of different lengths."""
-    random = np.random.default_rng(seed)
-    made = []
-    for index in range(count):
-        tokens = random.integers(0, 200, int(random.integers(5, 20))).astype(np.int32)
-        trained = np.arange(len(tokens)) > len(tokens) // 2
-        made.append(Row(f"{seed}-{index}", tokens, trained))
-    return made
-
-
-class Attempts:
-    """One run, trained in as many attempts as it takes, each with a model, trainer and optimizer of its own."""
-
-    def __init__(self, library: Library, base: Path, folder: Path, **settings: Any) -> None:
-        self.library, self.base, self.folder = library, base, folder
-        folder.mkdir()
-        self.settings = TrainSettings.model_validate(
-            {"epochs": 2, "lora_rank": 4, "lora_alpha": 8, "learning_rate": 1e-2, "save_steps": 3, **settings}
-        )
-
-    def attempt(self, *, pause_at: int = 0, want: str = "pause", kill_at: int = 0, kill_in: str = "step") -> Events:
-        """Train on until the end, or until `want` is asked for at step `pause_at`, or a kill at `kill_at`."""
-        events: Events = []
-        done = 0
-
-        def emit(event: str, **values: Any) -> None:
-            nonlocal done
-            events.append({"event": event, **values})
-            done = values.get("step", done)
-            if event == kill_in and kill_at and done >= kill_at:
-                raise Killed
-
-        settings = self.settings
-        found = checkpoint.latest(self.folder / "checkpoints")
-        adapter = Adapter(
-            rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed,
-            file=checkpoint.adapter_file(found) if found else None,
-        )  # fmt: skip
-        with Model(self.library, self.base) as model, RowTrainer(model, 32, 1, adapter) as trainer:
-            training = Training(
-                self.folder, settings, rows(10, 1), rows(3, 2), trainer, emit,
-                lambda: want if pause_at and done >= pause_at else None,
-            )  # fmt: skip
-            if found:
-                training.restore(found)
-            try:
-                training.run()
-            except Killed:
-                events.append({"event": "killed"})
-        return events
-
-    @property
-    def results(self) -> dict[str, bytes]:
-        """Both adapters, byte for byte."""
-        return {name: (self.folder / name).read_bytes() for name in ("adapter.gguf", "best.gguf")}
 
 
 @pytest.fixture
@@ -126,11 +60,6 @@ def uninterrupted(
 def names(folder: Path) -> list[str]:
     """What lies in `folder`, hidden or not, in order."""
     return sorted(path.name for path in folder.iterdir())
-
-
-def losses(events: Events) -> dict[int, float]:
-    """Loss by step."""
-    return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
 
 
 # 10 rows: 10 steps an epoch of one row each, or 3 of four rows, the last of two.

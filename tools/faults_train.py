@@ -45,13 +45,13 @@ from meton_plugins.finetune.train.runs import Run  # noqa: E402
 from meton_plugins.finetune.turn import Turn  # noqa: E402
 
 #: Most kills of one run.
-A_RUN = 6
+A_RUN = 12
 #: A run that is not over after so many seconds is stuck.
 PATIENCE = 180.0
 #: It overfits and stops early; checkpoints by time fall on other steps in each run. One thread, for a busy machine.
 FLAGS = {
-    "epochs": 12, "learning_rate": 0.02, "lora_rank": 4, "batch_size": 2, "save_steps": 6, "save_minutes": 0.004,
-    "eval_steps": 7, "patience": 5, "min_delta": 0.01, "threads": 1, "template": "bare",
+    "epochs": 40, "learning_rate": 0.004, "lora_rank": 4, "batch_size": 4, "save_steps": 6, "save_minutes": 0.004,
+    "eval_steps": 7, "patience": 8, "min_delta": 0.01, "threads": 1, "template": "bare",
 }  # fmt: skip
 #: What is killed, and how often beside the others.
 VICTIMS = {"engine": 4, "worker": 4, "both": 2, "session": 2}
@@ -138,7 +138,7 @@ class Victim:
             lambda: self._last_event() in ("resumed", "begin", "restarted"),
         ]
         sign = self.choose.choice([None, None, None, *signs])
-        end = time.monotonic() + self.choose.uniform(0, 2.5)
+        end = time.monotonic() + self.choose.uniform(0, 2)
         while time.monotonic() < end and not self.run.done and not (sign and sign()):
             time.sleep(0.001)
 
