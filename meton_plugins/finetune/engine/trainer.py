@@ -71,7 +71,8 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
             raise DataError("No example is left to train on: all were skipped; see the log, or raise --ctx-size.")
         if damaged:
             there = "the one before it" if found else "the beginning"
-            emit("note", message=f"checkpoint {' and '.join(damaged)} was damaged: training went on from {there}")
+            which = f"checkpoint {damaged[0]} was" if len(damaged) == 1 else f"checkpoints {' and '.join(damaged)} were"
+            emit("note", message=f"the {which} damaged: training went on from {there}")
         longest = max(row.length for rows in sides.values() for row in rows)
         new = Adapter(
             rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed
