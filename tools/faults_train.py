@@ -159,11 +159,17 @@ class Victim:
             raise Broken(f"{self.name} has {len(found)} workers, and more than one engine")
         return found[0] if found else None
 
+    @property
+    def there(self) -> bool:
+        """Whether the session has made the run; looking at the locks of one that is not would make its folder."""
+        return (self.run.folder / "run.json").exists()
+
     def revive(self) -> None:
         """Where the run does not go on by itself: one command."""
-        if self.session.poll() is not None or not (self.run.folder / "run.json").exists():
-            self._after_session()
-        if not (self.run.folder / "run.json").exists() or self.run.done:
+        if not self.there:
+            if self.session.poll() is not None:  # killed before it had made its run: type the same again
+                self.session.communicate()
+                self.session = self.bench.start(self.name)
             return
         self._until(lambda: self.worker() is None or self.run.alive, "its worker holds its lock")
         if self.run.alive or self.run.done:
@@ -171,14 +177,6 @@ class Victim:
         if self.session.poll() is None and self.run.state.attempt == 0:
             return  # it is about to start the worker
         self.resume(2 if self.choose.random() < 0.3 else 1)
-
-    def _after_session(self) -> None:
-        """A session that was killed before it had made its run leaves nothing to resume: type the same again."""
-        if self.session.poll() is None:
-            return
-        if not (self.run.folder / "run.json").exists():
-            self.session.communicate()
-            self.session = self.bench.start(self.name)
 
     def resume(self, sessions: int) -> None:
         """Type `finetune resume`, in so many sessions at once."""
@@ -196,13 +194,25 @@ class Victim:
                 )
             time.sleep(0.01)
 
+    def _how(self) -> str:
+        return f"{self.run.status}: {self.run.state.error}" if self.there else "not there"
+
     def finish(self) -> None:
         """Let it come to its end."""
-        self._until(lambda: self.run.done or not self.run.alive, "it is over")
+        self._until(lambda: self.there or self.session.poll() is not None, "it is there")
+        if not self.there:
+            self.revive()
+            self._until(lambda: self.there, "it is there")
+        self._until(self._over, "it is over")
         if not self.run.done:  # killed too often without getting anywhere, or just before its last word
             self.revive()
         self._until(lambda: self.run.done and not self.run.alive, "it is over")
         self.session.communicate(timeout=PATIENCE)
+
+    def _over(self) -> bool:
+        # Until its session has started the worker, nothing is at work and yet it goes on.
+        started = self.run.state.attempt > 0 or self.session.poll() is not None
+        return self.run.done or (started and not self.run.alive)
 
 
 def check(run: Run, reference: Run) -> None:
