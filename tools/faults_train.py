@@ -98,6 +98,13 @@ class Bench:
         return Run(self.home.runs / name)
 
 
+def engines_of(worker: psutil.Process) -> list[psutil.Process]:
+    """The engines of a worker, which may end at any moment."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [process for process in worker.children() if process.status() != psutil.STATUS_ZOMBIE]
+    return []
+
+
 class Victim:
     """One run, and what is done to it."""
 
@@ -105,6 +112,7 @@ class Victim:
         self.bench, self.name, self.choose = bench, name, choose
         self.run = bench.run(name)
         self.session = bench.start(name)
+        self.typed: list[subprocess.Popen[str]] = []
         self.killed: Counter[str] = Counter()
 
     def kill(self) -> None:
@@ -114,20 +122,17 @@ class Victim:
             return
         what = self.choose.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         worker = self.worker()
-        engines = worker.children() if worker else []
-        if what == "session" and self.session.poll() is None:
-            targets = [psutil.Process(self.session.pid)]
-        elif worker is None:
-            return
-        elif what == "engine" and engines:
-            targets = engines
-        else:
-            targets = [worker, *engines] if what == "both" else [worker]
+        engines = engines_of(worker) if worker else []
+        session = [psutil.Process(self.session.pid)] if self.session.poll() is None else []
+        its = [worker] if worker else []
+        both = [*its, *engines] if engines else []
+        targets = {"engine": engines, "worker": its, "both": both, "session": session}[what]
         for process in targets:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.killed["session" if targets[0].pid == self.session.pid else what] += 1
-        self.revive()
+        if targets:
+            self.killed[what] += 1
+            self.revive()
 
     def _aim(self) -> None:
         """Wait for a moment to strike."""
@@ -155,7 +160,7 @@ class Victim:
             if named and named[-1] == str(self.run.folder) and process.info["status"] != psutil.STATUS_ZOMBIE:
                 found.append(process)
         # A second one may be waiting for the first one's lock to be free; it has no engine.
-        if len(found) > 1 and sum(len(process.children()) for process in found) > 1:
+        if len(found) > 1 and sum(len(engines_of(process)) for process in found) > 1:
             raise Broken(f"{self.name} has {len(found)} workers, and more than one engine")
         return found[0] if found else None
 
@@ -179,19 +184,29 @@ class Victim:
         self.resume(2 if self.choose.random() < 0.3 else 1)
 
     def resume(self, sessions: int) -> None:
-        """Type `finetune resume`, in so many sessions at once."""
-        typed = [self.bench.command("resume", self.name) for _ in range(sessions)]
-        said = [process.communicate(timeout=PATIENCE)[0] for process in typed]
-        if all(process.returncode for process in typed) and not self.run.done and not self.run.alive:
+        """Type `finetune resume`, in so many sessions at once, and wait until the run is at work again."""
+        self._heard()
+        before = self.run.state.attempt
+        self.typed = [self.bench.command("resume", self.name) for _ in range(sessions)]
+        self._until(lambda: self.run.state.attempt > before or not self._typing(), "it is resumed")
+        if not self._typing():
+            self._heard()
+
+    def _typing(self) -> bool:
+        return any(process.poll() is None for process in self.typed)
+
+    def _heard(self) -> None:
+        """Broken where a resume was refused, and no other session was faster."""
+        said = [process.communicate(timeout=PATIENCE)[0] for process in self.typed]
+        if self.typed and all(process.returncode for process in self.typed):
             raise Broken(f"{self.name} cannot be resumed: {said}")
+        self.typed = []
 
     def _until(self, true: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE
         while not true():
             if time.monotonic() > end:
-                raise Broken(
-                    f"{self.name}: waited in vain until {what}; it is {self.run.status}: {self.run.state.error}"
-                )
+                raise Broken(f"{self.name}: waited in vain until {what}; it is {self._how()}")
             time.sleep(0.01)
 
     def _how(self) -> str:
@@ -207,6 +222,7 @@ class Victim:
         if not self.run.done:  # killed too often without getting anywhere, or just before its last word
             self.revive()
         self._until(lambda: self.run.done and not self.run.alive, "it is over")
+        self._heard()
         self.session.communicate(timeout=PATIENCE)
 
     def _over(self) -> bool:
