@@ -196,9 +196,10 @@ class Victim:
         return any(process.poll() is None for process in self.typed)
 
     def _heard(self) -> None:
-        """Broken where a resume was refused, and no other session was faster."""
+        """Broken where a resume was refused, and no other session was faster (it may have been typed before a kill)."""
         said = [process.communicate(timeout=PATIENCE)[0] for process in self.typed]
-        if self.typed and all(process.returncode for process in self.typed):
+        refused = [text for process, text in zip(self.typed, said, strict=True) if process.returncode]
+        if refused and len(refused) == len(said) and not any("is at work already" in text for text in refused):
             raise Broken(f"{self.name} cannot be resumed: {said}")
         self.typed = []
 

@@ -30,6 +30,7 @@ def shown(host: Host, run: Run) -> None:
         "": f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
         "template": record.template, "trained": duration(state.trained_seconds),
         "memory": f"{state.peak_rss_mb:.0f} MB at most" if state.peak_rss_mb else "",
+        "note": state.note or "",
         "left out": f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "nothing",
         "forgotten": ", ".join(f"{one.trained + one.judged} rows on {one.at[:10]}" for one in run.redacted),
         "folder": str(run.folder),

@@ -83,15 +83,11 @@ class Run:
     def status(self) -> str:
         """The status in one word; `interrupted` where state.json speaks of a worker that is no more."""
         status = self.state.status
-        if self._unended(status) and not self.alive:
+        if status in ("starting", "running") and not self.alive:
             # Read again: it may have ended between the two looks.
             status = self.state.status
-            return "interrupted" if self._unended(status) else status
+            return "interrupted" if status in ("starting", "running") else status
         return status
-
-    def _unended(self, status: str) -> bool:
-        """Whether a run of this `status` has a worker: one that ended well has left its mark last."""
-        return status in ("starting", "running") or (status in ("finished", "stopped") and not self.done)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order. A step that was repeated after a kill appears once, as it was done last."""
