@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from ..errors import DataError, ModelError, NotFound
-from ..gguf.inspect import fingerprint
+from ..gguf.inspect import sha256_of
 from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
 from .record import BaseRecord, Redacted, RunRecord, State
@@ -55,7 +55,7 @@ class Run:
     def move_base(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
         """Note that the base now lies at `path`; ModelError where that is another file. Reads it whole."""
         base = self.record.base
-        if fingerprint(path, progress) != base.sha256:
+        if sha256_of(path, progress) != base.sha256:
             raise ModelError(f"{path} is not the base that the run {self.name} began with: name a copy of that file.")
         facts = path.stat()
         now = {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
