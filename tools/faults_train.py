@@ -105,6 +105,14 @@ def engines_of(worker: psutil.Process) -> list[psutil.Process]:
     return []
 
 
+def gone(process: psutil.Process) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Victim:
     """One run, and what is done to it."""
 
@@ -132,6 +140,8 @@ class Victim:
                 process.kill()
         if targets:
             self.killed[what] += 1
+            # Until it is gone it holds its lock, as if it lived.
+            self._until(lambda: all(gone(process) for process in targets), "what was killed is gone")
             self.revive()
 
     def _aim(self) -> None:
@@ -172,8 +182,8 @@ class Victim:
     def revive(self) -> None:
         """Where the run does not go on by itself: one command."""
         if not self.there:
-            if self.session.poll() is not None:  # killed before it had made its run: type the same again
-                self.session.communicate()
+            if self.session.poll() is not None:
+                self.session.communicate()  # killed before it had made its run: type the same again
                 self.session = self.bench.start(self.name)
             return
         self._until(lambda: self.worker() is None or self.run.alive, "its worker holds its lock")
