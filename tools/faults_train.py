@@ -56,6 +56,9 @@ FLAGS = {
 #: What is killed, and how often beside the others.
 VICTIMS = {"engine": 4, "worker": 4, "both": 2, "session": 2}
 
+#: What a resume says where another session's was faster.
+FASTER = ("is at work already", "is training on this machine", "Another session is starting")
+
 
 class Broken(Exception):
     """A run did not survive, or came to another end."""
@@ -209,7 +212,7 @@ class Victim:
         """Broken where a resume was refused, and no other session was faster (it may have been typed before a kill)."""
         said = [process.communicate(timeout=PATIENCE)[0] for process in self.typed]
         refused = [text for process, text in zip(self.typed, said, strict=True) if process.returncode]
-        if refused and len(refused) == len(said) and not any("is at work already" in text for text in refused):
+        if refused and len(refused) == len(said) and not any(busy in text for busy in FASTER for text in refused):
             raise Broken(f"{self.name} cannot be resumed: {said}")
         self.typed = []
 
