@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import BaseMaker
 from gguf import GGUFWriter
+from support.attempts import Attempts, Events, Killed, losses, rows
 
 from meton_plugins.finetune.engine import checkpoint
 from meton_plugins.finetune.engine.adamw import AdamW
@@ -22,74 +23,8 @@ from meton_plugins.finetune.engine.checkpoint import Position
 from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.engine.trainer import Training
-from meton_plugins.finetune.errors import EngineError, FinetuneError
-from meton_plugins.finetune.gguf.rows import Row
-from meton_plugins.finetune.settings import TrainSettings
-
-Events = list[dict[str, Any]]
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
-
-def rows(count: int, seed: int) -> list[Row]:
-    """Random rows of different lengths."""
-    random = np.random.default_rng(seed)
-    made = []
-    for index in range(count):
-        tokens = random.integers(0, 200, int(random.integers(5, 20))).astype(np.int32)
-        trained = np.arange(len(tokens)) > len(tokens) // 2
-        made.append(Row(f"{seed}-{index}", tokens, trained))
-    return made
-
-
-class Attempts:
-    """One run, trained in as many attempts as it takes, each with a model, trainer and optimizer of its own."""
-
-    def __init__(self, library: Library, base: Path, folder: Path, **settings: Any) -> None:
-        self.library, self.base, self.folder = library, base, folder
-        folder.mkdir()
-        self.settings = TrainSettings.model_validate(
-            {"epochs": 2, "lora_rank": 4, "lora_alpha": 8, "learning_rate": 1e-2, "save_steps": 3, **settings}
-        )
-
-    def attempt(self, *, pause_at: int = 0, want: str = "pause", kill_at: int = 0, kill_in: str = "step") -> Events:
-        """Train on until the end, or until `want` is asked for at step `pause_at`, or a kill at `kill_at`."""
-        events: Events = []
-        done = 0
-
-        def emit(event: str, **values: Any) -> None:
-            nonlocal done
-            events.append({"event": event, **values})
-            done = values.get("step", done)
-            if event == kill_in and kill_at and done >= kill_at:
-                raise Killed
-
-        settings = self.settings
-        found = checkpoint.latest(self.folder / "checkpoints")
-        adapter = Adapter(
-            rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed,
-            file=checkpoint.adapter_file(found) if found else None,
-        )  # fmt: skip
-        with Model(self.library, self.base) as model, RowTrainer(model, 32, 1, adapter) as trainer:
-            training = Training(
-                self.folder, settings, rows(10, 1), rows(3, 2), trainer, emit,
-                lambda: want if pause_at and done >= pause_at else None,
-            )  # fmt: skip
-            if found:
-                training.restore(found)
-            try:
-                training.run()
-            except Killed:
-                events.append({"event": "killed"})
-        return events
-
-    @property
-    def results(self) -> dict[str, bytes]:
-        """Both adapters, byte for byte."""
-        return {name: (self.folder / name).read_bytes() for name in ("adapter.gguf", "best.gguf")}
+from meton_plugins.finetune.errors import DiskFull, EngineError, FinetuneError
+from meton_plugins.finetune.paths import append_json, read_json_lines, replacing_path
 
 
 @pytest.fixture
@@ -126,11 +61,6 @@ def uninterrupted(
 def names(folder: Path) -> list[str]:
     """What lies in `folder`, hidden or not, in order."""
     return sorted(path.name for path in folder.iterdir())
-
-
-def losses(events: Events) -> dict[int, float]:
-    """Loss by step."""
-    return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
 
 
 # 10 rows: 10 steps an epoch of one row each, or 3 of four rows, the last of two.
@@ -343,7 +273,7 @@ def test_half_an_adapter_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     saved(folder, 5)
     with pytest.raises(
-        EngineError, match=r"^The adapter could not be written to .*: if the disk is full, make room, then resume\.$"
+        DiskFull, match=r"^The adapter could not be written to .*: if the disk is full, make room, then resume\.$"
     ) as caught:
         saved(folder, 6, Weights(half=True))
     assert isinstance(caught.value, FinetuneError)
@@ -395,6 +325,75 @@ def test_position_of_another_version_is_one_sentence(tmp_path: Path) -> None:
         checkpoint.restore(tmp_path / "c" / "step_00000005", AdamW())
 
 
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "adapter cut": lambda folder: os.truncate(folder / "adapter.gguf", 300),
+    "adapter of zeros": lambda folder: flip(folder / "adapter.gguf"),
+    "optimizer empty": lambda folder: os.truncate(folder / "optimizer.npz", 0),
+    "position empty": lambda folder: os.truncate(folder / "position.json", 0),
+    "position of a list": lambda folder: (folder / "position.json").write_text("[1]"),
+    "best gone": lambda folder: (folder / "best.gguf").unlink(),
+    "best damaged": lambda folder: flip(folder / "best.gguf"),
+}
+
+
+def flip(path: Path) -> None:
+    """Change the last byte of what alone has this name."""
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.unlink()
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_checkpoint_is_set_aside(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    folder, best = tmp_path / "c", tmp_path / "best.gguf"
+    WEIGHTS.save(best)
+    for step in (5, 6):
+        checkpoint.save(folder, Position(step=step), WEIGHTS, AdamW(), best)
+    assert checkpoint.usable(folder) == (folder / "step_00000006", [])
+    damage(folder / "step_00000006")
+    assert checkpoint.usable(folder) == (folder / "step_00000005", ["step_00000006"])
+    assert checkpoint.usable(folder) == (folder / "step_00000005", [])
+    assert (folder / "damaged_step_00000006").is_dir()  # who knows what its user can save of it
+    damage(folder / "step_00000005")
+    assert checkpoint.usable(folder) == (None, ["step_00000005"])
+    checkpoint.save(folder, Position(step=6), WEIGHTS, AdamW())
+    assert checkpoint.usable(folder) == (folder / "step_00000006", [])
+
+
+def test_the_best_adapter_of_a_checkpoint_takes_no_room(tmp_path: Path) -> None:
+    best = tmp_path / "best.gguf"
+    WEIGHTS.save(best)
+    path = checkpoint.save(tmp_path / "c", Position(step=1), WEIGHTS, AdamW(), best)
+    assert (path / "best.gguf").samefile(best)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "copies"])
+def test_the_best_adapter_goes_back_with_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:  # some file systems have none
+
+        def refuse(*_: Any) -> None:
+            raise OSError(errno.EPERM, "no links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    best = tmp_path / "best.gguf"
+    best.write_bytes(b"first")
+    kept = checkpoint.save(tmp_path / "c", Position(step=1), WEIGHTS, AdamW(), best) / "best.gguf"
+    checkpoint.place_best(kept, best)
+    with replacing_path(best) as temporary:
+        temporary.write_bytes(b"second")
+    assert kept.read_bytes() == b"first"
+    for _ in range(2):
+        checkpoint.place_best(kept, best)
+        assert best.read_bytes() == b"first"
+        assert names(tmp_path) == ["best.gguf", "c"]
+    checkpoint.place_best(None, best)
+    assert names(tmp_path) == ["c"]
+    checkpoint.place_best(tmp_path / "c" / "none.gguf", best)
+
+
 @pytest.mark.parametrize("part", [0.0, 0.2, 0.4, 0.6, 0.8, 0.95, 1.6], ids=lambda part: f"{part:.0%}-free")
 def test_disk_really_full(library: Library, base: BaseMaker, small_disk: Path, part: float) -> None:
     # `part`: how much of what a checkpoint takes is free, so that one stage after another meets the full disk.
@@ -417,9 +416,29 @@ def test_disk_really_full(library: Library, base: BaseMaker, small_disk: Path, p
             fits, raised = False, error
     assert fits == (part > 1)
     if not fits:  # both become one sentence in `engine.child`
-        assert isinstance(raised, EngineError) or raised.errno == errno.ENOSPC, raised
+        assert isinstance(raised, DiskFull) or raised.errno == errno.ENOSPC, raised
     newest = checkpoint.latest(folder)
     assert newest is not None
     assert newest.name == ("step_00000002" if fits else "step_00000001")
     assert checkpoint.restore(newest, AdamW()).step == (2 if fits else 1)
     assert not [p for p in folder.rglob("*") if p.name.endswith((".tmp", ".partial"))]
+
+
+@pytest.mark.parametrize("length", [10, 900, 5000, 20_000])
+def test_no_line_is_torn_by_a_full_disk(small_disk: Path, length: int) -> None:
+    path = small_disk / "events.jsonl"
+    whole = 0
+
+    def fill() -> None:
+        nonlocal whole
+        while True:
+            append_json(path, {"number": whole, "text": "x" * length})
+            whole += 1
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill()
+    assert caught.value.errno == errno.ENOSPC
+    assert whole > 5
+    assert path.read_bytes().endswith(b"\n")
+    assert [line["number"] for line in read_json_lines(path)] == list(range(whole))
+    assert len(path.read_bytes().splitlines()) == whole

@@ -110,8 +110,8 @@ def test_adapter_of_another_base(engine: Engine, library: Library, base: BaseMak
 @pytest.mark.parametrize(
     ("kill", "words"),
     [
-        (signal.SIGKILL, "The engine was killed, most likely because memory ran out: "
-         "close other programs and resume."),
+        (signal.SIGKILL, "The engine was killed, most likely because memory ran out: close other programs, or use "
+         "a smaller --ctx-size or base."),
         (signal.SIGSEGV, "The engine crashed (SIGSEGV)."),
         (signal.SIGTERM, "The engine crashed (SIGTERM)."),
         (signal.SIGILL, "The engine used an instruction that this CPU lacks: run /finetune setup --again."),
@@ -216,6 +216,50 @@ def test_error_in_the_job_is_a_sentence(engine: Engine) -> None:
 def test_engine_that_is_not_installed(home: Path) -> None:
     with pytest.raises(EngineError, match=r"^The training engine is not installed: run /finetune setup"):
         run_job("count", base="x", chats=[])
+
+
+def test_the_child_waits_until_what_it_said_is_dealt_with(fake: Fake) -> None:
+    # A checkpoint after steps that nobody wrote down would hide them for ever.
+    fake(
+        "import json, sys, time\n"
+        "def say(**event): print(json.dumps(event), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "say(event='step')\n"
+        "say(event='sync')\n"
+        "answer = sys.stdin.readline().strip()\n"
+        "say(event='result', answer=answer, at=time.monotonic())\n"
+    )
+    seen, dealt_with = [], 0.0
+    with Child({"kind": "x"}) as child:
+        for event in child:
+            if event["event"] == "step":
+                time.sleep(0.3)
+                dealt_with = time.monotonic()
+            seen.append(event)
+    assert [event["event"] for event in seen] == ["step", "sync", "result"]
+    assert seen[-1]["answer"] == "synced"
+    assert seen[-1]["at"] > dealt_with
+
+
+# What it is to the machine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux has this file.")
+def test_it_is_the_first_that_the_kernel_ends(engine: Engine, base: BaseMaker) -> None:
+    with Child(_generate(base(), chats=[CHAT] * 2000)) as child:
+        next(iter(child))
+        assert Path(f"/proc/{child.process.pid}/oom_score_adj").read_text().strip() == "1000"
+    assert Path("/proc/self/oom_score_adj").read_text().strip() != "1000"
+
+
+@pytest.mark.parametrize("nice", [0, 7, 19])
+def test_it_gives_way_as_far_as_is_wanted(engine: Engine, base: BaseMaker, nice: int) -> None:
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    with Child(_generate(base(), chats=[CHAT] * 2000, nice=nice)) as child:
+        next(iter(child))
+        threads = [int(task.name) for task in Path(f"/proc/{child.process.pid}/task").iterdir()]
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {max(mine, nice)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == mine
 
 
 # What it leaves behind

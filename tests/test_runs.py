@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.runs import SETTINGS, Bench, Ingredients, children, gone, over, reached, steps, until, workers
@@ -24,6 +25,7 @@ from meton_plugins.finetune.engine.package import VERSION, find
 from meton_plugins.finetune.errors import BusyError, DataError, EngineError, FinetuneError, NotFound, UsageError
 from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
 from meton_plugins.finetune.paths import append_json, engine_dir, training_lock, write_json
+from meton_plugins.finetune.train import unfinished
 from meton_plugins.finetune.train.launch import ask, start
 from meton_plugins.finetune.train.lock import machine_lock, run_lock, say_who_trains
 from meton_plugins.finetune.train.planner import free_name
@@ -205,17 +207,43 @@ def test_a_killed_worker_takes_its_engine_along(bench: Bench, ingredients: Ingre
     assert [line["step"] for line in lines if line["event"] == "resumed"] == [again[0] - 1]
 
 
-def test_a_killed_engine_is_a_failure_that_is_told(bench: Bench, ingredients: Ingredients) -> None:
-    run = died(bench, signal.SIGKILL)
-    assert "memory ran out" in (run.state.error or "")
-    assert run.events()[-1]["event"] == "failed"
+def test_a_killed_engine_is_started_again(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 17)
+    [child] = children(run.state.pid)
+    child.kill()
+    over(run)
+    finished(run, ingredients)
+    assert (run.state.attempt, run.state.error) == (1, None)
+    [told] = [event for event in run.events() if event["event"] == "restarted"]
+    assert told["message"] == (
+        "the engine was killed, most likely because memory ran out: "
+        f"it begins again at step {told['step']} (try 1 of 3)"
+    )
+
+
+def test_a_worker_asked_to_pause_while_its_engine_is_gone(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 17)
+    [child] = children(run.state.pid)
+    child.kill()
+    until(lambda: any(event["event"] == "restarted" for event in run.events()), "it rests")
+    os.kill(run.state.pid, signal.SIGTERM)
+    over(run)
+    assert (run.status, run.state.attempt) == ("paused", 1)
+    finished(resumed(run), ingredients)
+
+
+def test_an_engine_that_ends_itself_is_a_failure_that_is_told(bench: Bench, ingredients: Ingredients) -> None:
+    run = died(bench, signal.SIGABRT)
+    assert (run.state.error or "").startswith("The engine stopped itself (abort): its input or the memory was not")
+    assert run.events()[-1] == {**run.events()[-1], "event": "failed", "message": run.state.error}
+    assert not [event for event in run.events() if event["event"] == "restarted"]
     assert not run.done
     finished(resumed(run), ingredients)
     assert run.state.error is None
-
-
-def test_an_engine_that_ends_itself_is_a_failure_too(bench: Bench) -> None:
-    assert "abort" in (died(bench, signal.SIGABRT).state.error or "")
 
 
 def died(bench: Bench, blow: signal.Signals) -> Run:
@@ -229,6 +257,84 @@ def died(bench: Bench, blow: signal.Signals) -> Run:
     assert run.status == "failed"
     assert (run.state.error or "").startswith("The engine ")
     return run
+
+
+def test_no_step_before_a_checkpoint_is_lost(bench: Bench, ingredients: Ingredients) -> None:
+    # The engine runs ahead of a worker that hangs: what the worker has not written down must be trained again.
+    run = bench.create()
+    start(run)
+    reached(run, 3)
+    worker = run.state.pid
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(1.5)
+    saved = [int(path.name[-8:]) for path in run.folder.glob("checkpoints/step_*")]
+    assert max(saved, default=0) <= steps(run)[-1] < TOTAL
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: run.status == "interrupted", "the status says so")
+    finished(resumed(run), ingredients)
+
+
+def test_a_sleeping_machine_spoils_no_figure(bench: Bench) -> None:
+    run = bench.create(epochs=1000)
+    start(run)
+    reached(run, 20)
+    [child] = children(run.state.pid)
+    for _ in range(20):  # it may be saving when it is put to sleep, which is no step
+        os.kill(child.pid, signal.SIGSTOP)
+        time.sleep(1.2)
+        os.kill(child.pid, signal.SIGCONT)
+        reached(run, steps(run)[-1] + 3)
+        told = [event for event in run.events() if event["event"] == "step"]
+        slow = max(told, key=lambda event: event["seconds"])
+        if slow["seconds"] > 1.1:
+            break
+    else:
+        pytest.fail("no step was slow")
+    ask(run, "stop")
+    over(run)
+    asleep = slow["tokens"] / slow["seconds"]
+    after = [
+        event["tokens_per_s"] for event in run.events() if event["event"] == "step" and event["step"] >= slow["step"]
+    ]
+    assert min(after[:30]) > 3 * asleep
+
+
+def test_after_a_reboot_the_number_of_a_worker_belongs_to_another(bench: Bench, ingredients: Ingredients) -> None:
+    run = bench.create()
+    start(run)
+    reached(run, 17)
+    os.kill(run.state.pid, signal.SIGKILL)
+    until(lambda: run.status == "interrupted", "the status says so")
+    for lock in (run.folder / "worker.lock", run.folder / "engine.lock", training_lock()):
+        lock.unlink(missing_ok=True)
+    # A bystander that is only called like the worker.
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        write_json(run.folder / "state.json", {**run.state.model_dump(), "pid": bystander.pid})
+        assert run.status == "interrupted"
+        assert "one  interrupted" in bench.command("finetune", "status", "one")
+        with pytest.raises(FinetuneError, match="one is not training"):
+            ask(run, "stop")
+        finished(resumed(run), ingredients)
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_a_run_killed_before_its_last_word_says_it_again(bench: Bench, trained: Run, ingredients: Ingredients) -> None:
+    (trained.folder / "done").unlink()
+    finished(resumed(trained), ingredients)
+    assert trained.done
+
+
+def test_a_new_run_removes_what_a_killed_session_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.create("one")
+    left = bench.home.runs / ".two.abcd1234"
+    left.mkdir()
+    bench.create("two")
+    assert left.exists(), "it is young: its session may live"
+    monkeypatch.setattr(unfinished, "YOUNG", 0.0)
+    bench.create("three")
+    assert not left.exists()
+    assert [run.name for run in all_runs(bench.home.runs)] == ["one", "two", "three"]
 
 
 def test_a_kill_before_the_first_checkpoint_begins_again(bench: Bench, ingredients: Ingredients) -> None:
@@ -373,7 +479,8 @@ def test_a_base_that_is_gone_comes_back(own_base: Bench) -> None:
     run = own_base.create(epochs=1)
     away = own_base.base.rename(own_base.base.with_suffix(".away"))
     state = start(run)
-    assert (state.status, state.error) == ("failed", f"The base {own_base.base} is gone: put it back, and try again.")
+    assert state.status == "failed"
+    assert (state.error or "").startswith(f"The base {own_base.base} is gone: put it back, or name where it is now")
     away.rename(own_base.base)
     assert resumed(run).status == "finished"
 
@@ -392,7 +499,38 @@ def test_a_base_that_was_touched_is_the_same_and_one_that_changed_is_not(own_bas
     assert state.error.startswith(f"The base {own_base.base} has changed since the run began")
 
 
-def test_a_damaged_checkpoint_is_named(bench: Bench) -> None:
+def test_a_moved_base_is_named(own_base: Bench, tmp_path: Path, ingredients: Ingredients) -> None:
+    run = own_base.create()
+    start(run)
+    reached(run, 12)
+    ask(run, "pause")
+    over(run)
+    away = own_base.base.rename(tmp_path / "away.gguf")
+    said = own_base.command("finetune", "resume", "one", code=1)
+    assert "put it back, or name where it is now with /finetune resume one --base" in said
+    other = Path(shutil.copy(away, tmp_path / "other.gguf"))
+    with other.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"!")
+    said = own_base.command("finetune", "resume", "one", "--base", str(other), code=1)
+    assert f"{other} is not the base that the run one began with: name a copy of that file." in said
+    assert "one  running" in own_base.command("finetune", "resume", "one", "--base", str(away))
+    over(run)
+    finished(run, ingredients)
+    assert run.record.base.path == str(away)
+    assert json.loads((run.folder / "run.json").read_text())["base"]["path"] == str(own_base.base)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": "other"}'])
+def test_a_moved_base_that_cannot_be_read_is_none(bench: Bench, text: str) -> None:
+    run = bench.create()
+    (run.folder / "base.json").write_text(text)
+    assert run.record.base.path == str(bench.base)
+    (run.folder / "base.json").write_text(json.dumps({**run.record.base.model_dump(), "sha256": "x", "path": "/other"}))
+    assert run.record.base.path == str(bench.base)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(bench: Bench, ingredients: Ingredients) -> None:
     run = bench.create()
     start(run)
     reached(run, 12)
@@ -400,12 +538,41 @@ def test_a_damaged_checkpoint_is_named(bench: Bench) -> None:
     over(run)
     newest = max((run.folder / "checkpoints").iterdir())
     (newest / "optimizer.npz").write_bytes(b"")
-    state = start(run)
-    over(run)
-    assert run.status == "failed"
-    assert f"The checkpoint {newest} cannot be read: delete it" in (run.state.error or ""), state
-    shutil.rmtree(newest)
-    assert resumed(run).status == "finished"
+    finished(resumed(run), ingredients)
+    assert run.state.note == f"the checkpoint {newest.name} was damaged: training went on from the one before it"
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"versions": {"engine": "0.1.0"}}, f"it began with the engine 0.1.0 and goes on with {VERSION}"),
+        ({"versions": {"backend": "old.so"}}, "it began with the backend old.so and goes on with "),
+        ({"threads": 999}, "it began on 999 threads and goes on with "),
+    ],
+    ids=["engine", "backend", "threads"],
+)
+def test_what_cannot_be_kept_is_said(bench: Bench, change: dict[str, Any], note: str) -> None:
+    run = bench.create(epochs=1)
+    record = json.loads((run.folder / "run.json").read_text())
+    versions = {**record["versions"], **change.get("versions", {})}
+    (run.folder / "run.json").write_text(json.dumps({**record, **change, "versions": versions}))
+    assert run.state.note is None
+    for _ in range(2):
+        start(run)
+        if run.state.attempt == 1 and not run.done:
+            ask(run, "pause")
+        over(run)
+    assert run.status == "finished"
+    said = run.state.note or ""
+    assert said.startswith(note)
+    assert said.endswith(": bit-identity with an undisturbed run is lost")
+    assert said.count("bit-identity") == 1
+    assert {event["message"] for event in run.events() if event["event"] == "note"} == {said}
+
+
+def test_nothing_is_said_where_all_is_kept(trained: Run) -> None:
+    assert trained.state.note is None
+    assert not [event for event in trained.events() if event["event"] == "note"]
 
 
 # A full disk
@@ -425,6 +592,16 @@ def small_disk(bench: Bench) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", runs], check=True)
 
 
+def paused_by_itself(run: Run) -> None:
+    """It says why, and what to do; every line that it wrote is whole."""
+    assert run.status == "paused"
+    assert not run.done
+    assert DISK.search(run.state.error or "")
+    assert "resume" in (run.state.error or "")
+    for line in (run.folder / "events.jsonl").read_bytes().splitlines():
+        json.loads(line)
+
+
 def test_a_full_disk_in_a_checkpoint(bench: Bench, small_disk: Path, ingredients: Ingredients) -> None:
     run = bench.create()
     start(run)
@@ -437,10 +614,10 @@ def test_a_full_disk_in_a_checkpoint(bench: Bench, small_disk: Path, ingredients
         file.write(b"\0" * (shutil.disk_usage(small_disk).free - 60_000))
     start(run)
     over(run)
-    assert run.status == "failed"
-    assert run.state.error is not None
-    assert DISK.search(run.state.error)
+    paused_by_itself(run)
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == kept
+    assert "one  paused" in bench.command("finetune", "status", "one")
+    assert "disk" in bench.command("finetune", "status", "one")
     (small_disk / "filler").unlink()
     finished(resumed(run), ingredients)
 
@@ -453,10 +630,14 @@ def test_a_disk_without_any_room_left(bench: Bench, small_disk: Path, ingredient
         while True:
             file.write(b"\0" * 4096)
     over(run)
-    assert run.status in ("failed", "interrupted")
+    paused_by_itself(run)
+    with (small_disk / "more").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:  # also what was kept free to say so
+            file.write(b"\0" * 4096)
     with pytest.raises(EngineError, match=r"is full: make room, then resume"):
         start(run)
-    (small_disk / "filler").unlink()
+    for name in ("filler", "more"):
+        (small_disk / name).unlink()
     finished(resumed(run), ingredients)
 
 
@@ -468,9 +649,7 @@ def test_a_checkpoint_that_cannot_be_written(bench: Bench, ingredients: Ingredie
     [child] = children(run.state.pid)
     resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (4096, 4096))
     over(run)
-    assert run.status == "failed"
-    assert run.state.error is not None
-    assert DISK.search(run.state.error)
+    paused_by_itself(run)
     finished(resumed(run), ingredients)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +230,55 @@ def test_old_child_is_waited_for(run: Callable[..., Run], monkeypatch: pytest.Mo
     with FileLock(mine.folder / "engine.lock"), pytest.raises(Timeout):
         mine.train()
     assert mine.train()[-1]["event"] == "finished"
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(run: Callable[..., Run]) -> None:
+    whole, parts = run("whole"), run("parts")
+    whole.train()
+    parts.train("pause", 7)
+    os.truncate(parts.folder / "checkpoints" / "step_00000007" / "adapter.gguf", 500)  # the library would abort
+    events = parts.train()
+    [note] = [event["message"] for event in events if event["event"] == "note"]
+    assert note == "the checkpoint step_00000007 was damaged: training went on from the one before it"
+    assert [event["step"] for event in events if event["event"] == "resumed"] == [6]
+    for name in ("adapter.gguf", "best.gguf"):
+        assert (parts.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_damaged_checkpoints_alone_begin_again(run: Callable[..., Run]) -> None:
+    whole, parts = run("whole"), run("parts")
+    whole.train()
+    parts.train("pause", 7)
+    for folder in (parts.folder / "checkpoints").iterdir():
+        os.truncate(folder / "optimizer.npz", 5)
+    events = parts.train()
+    [note] = [event["message"] for event in events if event["event"] == "note"]
+    assert note == ("the checkpoints step_00000007 and step_00000006 were damaged: training went on from the beginning")
+    assert (parts.folder / "adapter.gguf").read_bytes() == (whole.folder / "adapter.gguf").read_bytes()
+
+
+def test_a_run_that_continues_another(run: Callable[..., Run], library: Library, base: BaseMaker) -> None:
+    parent, child, fresh = run("parent"), run("child"), run("fresh")
+    first = parent.train()[-1]
+    shutil.copy(parent.folder / "best.gguf", child.folder / "start.gguf")
+    child.job["start"] = str(child.folder / "start.gguf")
+    events, last = child.train(), fresh.train()[-1]
+    begun = next(event for event in events if event["event"] == "validation")
+    # The base's own loss, bit for bit what a run from scratch measures; and where the parent left off.
+    assert begun["loss"] == begun["base_loss"] == events[-1]["base_loss"] == last["base_loss"] == first["base_loss"]
+    assert events[-1]["start_loss"] == begun["start_loss"] == pytest.approx(first["best_loss"], abs=1e-6)
+    assert events[-1]["best_loss"] < begun["start_loss"] < begun["base_loss"]
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_continued_run_is_paused_and_resumed(run: Callable[..., Run], at: int) -> None:
+    parent, whole, parts = run("parent"), run("whole"), run("parts")
+    parent.train()
+    for mine in (whole, parts):
+        shutil.copy(parent.folder / "best.gguf", mine.folder / "start.gguf")
+        mine.job["start"] = str(mine.folder / "start.gguf")
+    whole.train()
+    assert parts.train("pause", at)[-1] == {"event": "paused", "step": at}
+    assert parts.train()[-1]["event"] == "finished"
+    for name in ("adapter.gguf", "best.gguf"):
+        assert (parts.folder / name).read_bytes() == (whole.folder / name).read_bytes()

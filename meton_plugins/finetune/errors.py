@@ -6,6 +6,7 @@ __all__ = [
     "BusyError",
     "ConfigError",
     "DataError",
+    "DiskFull",
     "EngineError",
     "FinetuneError",
     "GateError",
@@ -55,6 +56,10 @@ class EngineError(FinetuneError):
     def __init__(self, message: str, *, log: str = "") -> None:
         super().__init__(message)
         self.log = log
+
+
+class DiskFull(EngineError):
+    """There is no room for what a training writes; it can go on once there is."""
 
 
 class ServerError(FinetuneError):

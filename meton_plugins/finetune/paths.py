@@ -170,11 +170,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_json(path: Path, value: Any) -> None:
-    """Add one JSON line to `path` in a single write, so that readers never see half a line of a living writer."""
+    """Add one JSON line to `path` in a single write, so that readers never see half a line of a living writer.
+
+    On a disk that becomes full meanwhile the line is there whole, or OSError is raised and it is not there.
+    """
     line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
     handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     try:
-        os.write(handle, line)
+        done = os.write(handle, line)
+        while done < len(line):
+            try:
+                done += os.write(handle, line[done:])
+            except OSError:
+                end = os.lseek(handle, 0, os.SEEK_CUR)
+                if os.fstat(handle).st_size == end:  # nobody else wrote behind it
+                    os.ftruncate(handle, end - done)
+                raise
     finally:
         os.close(handle)
 

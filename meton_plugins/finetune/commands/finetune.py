@@ -21,7 +21,7 @@ from .queueing import queue, queue_flags
 from .recipes import recipes, recipes_flags
 from .refreshing import refresh, refresh_flags
 from .starting import start, start_flags
-from .steering import pause, resume, stop
+from .steering import pause, resume, resume_flags, stop
 from .sweeping import sweep, sweep_flags
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ VERBS: Final[dict[str, Verb]] = {
     "watch": Verb("follow a run live; any key leaves", watch, meant_flag),
     "logs": Verb("what happened in a run", logs, logs_flags),
     "pause": Verb("save and free the memory", pause, meant_flag),
-    "resume": Verb("go on with a paused, failed or interrupted run", resume, run_flag),
+    "resume": Verb("go on with a paused, failed or interrupted run", resume, resume_flags),
     "stop": Verb("end a run, keep the best so far", stop, meant_flag),
     "queue": Verb("runs that wait for the machine: add, list, drop", queue, queue_flags),
     "sweep": Verb("a run for each of several settings, and which came out best", sweep, sweep_flags),

@@ -91,7 +91,7 @@ def standing_line(run: Run, state: State, status: str, width: int = 0) -> str:
             parts.append(f"{state.tokens_per_s:.0f} tokens/s")
         if state.seconds_left is not None:
             parts.append(f"{duration(state.seconds_left)} left")
-    elif status == "failed":
+    elif status == "failed" or (status == "paused" and state.error):
         parts.append(state.error or "")
     elif status == "queued":
         parts.append(f"place {run.place} in the queue")

@@ -53,6 +53,7 @@ def shown(host: Host, run: Run) -> None:
         ("trained", duration(state.trained_seconds)),
         ("memory", f"{memory(state.peak_rss_mb)} at most" if state.peak_rss_mb else ""),
         *(("foreseen" if not index else "", _foreseen(one)) for index, one in enumerate(foreseen(record, state))),
+        ("", state.note or ""),
         ("left out", f"{state.skipped} examples (see /finetune logs {run.name})" if state.skipped else "nothing"),
         ("forgotten", ", ".join(_forgotten(one) for one in run.redacted)),
         *(("note", f"{one.at[:10]}  {one.text}".strip()) for one in notes(run)),

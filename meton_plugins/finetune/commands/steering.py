@@ -6,15 +6,17 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .edge import say, show_json
-from .following import found, meant
-from .progress import run_line
+from .following import found, meant, run_flag
+from .options import Parser
+from .progress import bar, run_line
 from .queueing import say_next, say_place
 
 if TYPE_CHECKING:
     from ...host.api import Host
     from ..paths import Home
+    from ..train.runs import Run
 
-__all__ = ["pause", "resume", "stop"]
+__all__ = ["pause", "resume", "resume_flags", "stop"]
 
 
 def pause(host: Host, home: Home, options: argparse.Namespace) -> int:
@@ -42,11 +44,19 @@ def _ask(host: Host, home: Home, options: argparse.Namespace, want: str, said: s
     return 0
 
 
+def resume_flags(parser: Parser) -> None:
+    """Of `resume`."""
+    run_flag(parser)
+    parser.add_argument("--base", help="where the run's base lies now, where it was moved: a GGUF file or Ollama model")
+
+
 def resume(host: Host, home: Home, options: argparse.Namespace) -> int:
     """Go on with a run."""
     from ..train.launch import start
 
     run = found(home, options)
+    if options.base:
+        _move_base(host, home, run, options.base)
     state = start(run)
     waits = run.status == "queued"
     failed = state.status == "failed" and not waits
@@ -57,3 +67,15 @@ def resume(host: Host, home: Home, options: argparse.Namespace) -> int:
     if host.json:
         show_json(host, {"run": run.name, **run.state.model_dump(), "status": run.status})
     return 1 if failed else 0
+
+
+def _move_base(host: Host, home: Home, run: Run, wanted: str) -> None:
+    """Let `run` read its base from where it lies now."""
+    from ..serve.bases import resolve_base
+    from ..serve.ollama import Server
+    from ..settings import load
+
+    with Server(load(home.settings).serve.ollama_host) as server:
+        base = resolve_base(wanted, server)
+    with bar(host) as tell:
+        run.move_base(base.path, lambda done, total: tell("reading the base", done, total))

@@ -6,52 +6,78 @@ import json
 import os
 import shutil
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from ..errors import EngineError, ModelError
+from ..errors import DiskFull, EngineError, ModelError
 from ..gguf.adapter import tidy
+from ..gguf.inspect import sha256_of
 from ..paths import replacing_path, sync_dir, write_json
 from .adamw import AdamW
 from .gradient import RowTrainer
+from .stopping import Standing
 
-__all__ = ["Position", "adapter_file", "latest", "restore", "save", "save_adapter"]
+__all__ = [
+    "BEST",
+    "Position",
+    "adapter_file",
+    "check",
+    "latest",
+    "place_best",
+    "restore",
+    "save",
+    "save_adapter",
+    "usable",
+]
 
 KEEP: Final = 2
+ADAPTER: Final = "adapter.gguf"
+OPTIMIZER: Final = "optimizer.npz"
+BEST: Final = "best.gguf"
+POSITION: Final = "position.json"
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands. `step` counts optimizer steps done; `batch` those done within `epoch` (from 0)."""
+    """Where a training stands. `step` counts optimizer steps done; `batch` those done within `epoch` (from 0).
+
+    `validated`: the last step after which the validation that was due has been done, -1 before the first.
+    """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    best_loss: float | None = None
-    best_step: int | None = None
+    validated: int = -1
     base_loss: float | None = None
+    start_loss: float | None = None
+    standing: Standing = field(default_factory=Standing)
 
 
 def save_adapter(trainer: RowTrainer, path: Path) -> None:
-    """Write the adapter to `path`, whole or not at all."""
+    """Write the adapter to `path`, whole or not at all; DiskFull where the library could not, or only half of it."""
     raw = path.with_name(f".{path.name}.raw.tmp")
     try:
         trainer.save(raw)
         with replacing_path(path) as temporary:
             tidy(raw, temporary)
-    except ModelError as error:  # half a file, to which the library said yes
-        raise EngineError(
+    except (EngineError, ModelError) as error:  # half a file, to which the library may have said yes
+        raise DiskFull(
             f"The adapter could not be written to {path}: if the disk is full, make room, then resume."
         ) from error
     finally:
         raw.unlink(missing_ok=True)
 
 
-def save(folder: Path, position: Position, trainer: RowTrainer, optimizer: AdamW) -> Path:
-    """A new checkpoint in `folder`; older ones than the last two are removed once it is safe."""
+def save(
+    folder: Path, position: Position, trainer: RowTrainer, optimizer: AdamW, best: Path | None = None
+) -> Path:  # fmt: skip
+    """A new checkpoint in `folder`; older ones than the last two are removed once it is safe.
+
+    `best`: the best adapter so far. It belongs to the position: a training that goes on from here has no later one.
+    """
     folder.mkdir(exist_ok=True)
     final = folder / f"step_{position.step:08d}"
     for leftover in folder.glob(".step_*.partial"):  # of an attempt that was killed
@@ -59,10 +85,13 @@ def save(folder: Path, position: Position, trainer: RowTrainer, optimizer: AdamW
     partial = folder / f".{final.name}.partial"
     partial.mkdir()
     try:
-        save_adapter(trainer, partial / "adapter.gguf")
-        with replacing_path(partial / "optimizer.npz") as path, path.open("wb") as file:
+        save_adapter(trainer, partial / ADAPTER)
+        with replacing_path(partial / OPTIMIZER) as path, path.open("wb") as file:
             np.savez(file, **optimizer.state())  # type: ignore[arg-type]
-        write_json(partial / "position.json", {**asdict(position), "optimizer_steps": optimizer.steps})
+        if best is not None and best.is_file():
+            _same_file(best, partial / BEST)
+        sums = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
+        write_json(partial / POSITION, {**asdict(position), "optimizer_steps": optimizer.steps, "sha256": sums})
         if final.exists():  # the same step again, after a kill between two checkpoints
             shutil.rmtree(final)
         os.replace(partial, final)
@@ -75,29 +104,87 @@ def save(folder: Path, position: Position, trainer: RowTrainer, optimizer: AdamW
     return final
 
 
+def place_best(source: Path | None, target: Path) -> None:
+    """Make `target` the best adapter of a checkpoint, or nothing, where there was none yet.
+
+    A killed attempt may have been further, with a better one: who stops before he is there again must not get it.
+    """
+    if source is None or not source.is_file():
+        target.unlink(missing_ok=True)
+    elif not (target.is_file() and target.samefile(source)):  # a rename between two names of a file leaves both
+        with replacing_path(target) as temporary:
+            _same_file(source, temporary)
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """A second name of `source`, which is only ever replaced as a whole; a copy where the file system has none."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with replacing_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
 def _all(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step_*") if (path / "position.json").is_file())
+    return sorted(path for path in folder.glob("step_*") if (path / POSITION).is_file())
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None."""
+    """The newest checkpoint, or None."""
     found = _all(folder) if folder.is_dir() else []
     return found[-1] if found else None
 
 
+def usable(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, or None; and the names of damaged ones, which are set aside.
+
+    A power cut can damage what was synced: disks lie.
+    """
+    damaged: list[str] = []
+    while newest := latest(folder):
+        try:
+            check(newest)
+            return newest, damaged
+        except EngineError:
+            aside = folder / f"damaged_{newest.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(newest, aside)
+            damaged.append(newest.name)
+    return None, damaged
+
+
+def check(checkpoint: Path) -> None:
+    """EngineError where a file of `checkpoint` is not as it was written."""
+    restore(checkpoint, AdamW())
+    for name, wanted in _values(checkpoint).get("sha256", {}).items():
+        if not (checkpoint / name).is_file() or sha256_of(checkpoint / name) != wanted:
+            raise _unreadable(checkpoint)
+
+
 def adapter_file(checkpoint: Path) -> Path:
     """The weights to begin with."""
-    return checkpoint / "adapter.gguf"
+    return checkpoint / ADAPTER
 
 
 def restore(checkpoint: Path, optimizer: AdamW) -> Position:
     """Fill `optimizer` from `checkpoint`; the position to go on from."""
+    values = _values(checkpoint)
+    values.pop("sha256", None)
     try:
-        values = json.loads((checkpoint / "position.json").read_text(encoding="utf-8"))
-        with (checkpoint / "optimizer.npz").open("rb") as file, np.load(file) as arrays:
+        with (checkpoint / OPTIMIZER).open("rb") as file, np.load(file) as arrays:
             optimizer.load(values.pop("optimizer_steps"), {name: arrays[name] for name in arrays.files})
-        return Position(**values)
+        return Position(**{**values, "standing": Standing(**values["standing"])})
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise EngineError(
-            f"The checkpoint {checkpoint} cannot be read: delete it to resume from the one before."
-        ) from error
+        raise _unreadable(checkpoint) from error
+
+
+def _values(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((checkpoint / POSITION).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(checkpoint) from error
+
+
+def _unreadable(checkpoint: Path) -> EngineError:
+    return EngineError(f"The checkpoint {checkpoint} cannot be read: delete it to resume from the one before.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +52,7 @@ class Child:
 
     def __init__(self, job: dict[str, Any], log: Path | None = None, engine: Engine | None = None) -> None:
         engine = engine or installed()
+        self._sending = threading.Lock()  # one thread asks to stop, another answers
         self._errors: IO[bytes] = log.open("ab+") if log else tempfile.TemporaryFile("w+b")  # noqa: SIM115
         self._start = self._errors.seek(0, os.SEEK_END)
         # Without GGML_NO_BACKTRACE an assert starts a debugger, where there is one.
@@ -83,14 +86,15 @@ class Child:
     def send(self, line: str) -> None:
         """Write one line to the child; a dead one does not mind."""
         assert self.process.stdin is not None
-        try:
+        with self._sending, contextlib.suppress(OSError):
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
-        except OSError:
-            return
 
     def __iter__(self) -> Iterator[Event]:
-        """Events until the child ends; raises its error, or EngineError where it ended without a word."""
+        """Events until the child ends; raises its error, or EngineError where it ended without a word.
+
+        At `sync` the child waits until whoever iterates asks for the next event.
+        """
         assert self.process.stdout is not None
         failure: Event | None = None
         for line in self.process.stdout:
@@ -99,8 +103,10 @@ class Child:
                 continue
             if event["event"] == "error":
                 failure = event
-            else:
-                yield event
+                continue
+            yield event
+            if event["event"] == "sync":
+                self.send("synced")
         code = self.process.wait()
         if failure is not None:
             raise _KINDS.get(str(failure.get("kind")), EngineError)(str(failure.get("message")))
@@ -132,7 +138,10 @@ def _read(line: str) -> Event | None:
 def _explain(code: int, words: str) -> str:
     said = f" Its last words: {words}" if words else ""
     if code == -signal.SIGKILL:
-        return "The engine was killed, most likely because memory ran out: close other programs and resume."
+        return (
+            "The engine was killed, most likely because memory ran out: close other programs, or use a smaller "
+            "--ctx-size or base."
+        )
     if code == -signal.SIGABRT:
         return f"The engine stopped itself (abort): its input or the memory was not what it expects.{said}"
     if code == -signal.SIGILL:

@@ -1,39 +1,29 @@
-"""One training, in the child process: rows, steps, validation, checkpoints. Says what it does through `emit`."""
+"""The job of a training, in the child process: a run's folder becomes rows, weights to begin with, and a loop."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import json
-import math
-import resource
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 from filelock import FileLock
 
-from ..errors import DataError, EngineError
+from ..errors import DataError
 from ..gguf.chat_template import template_for
 from ..gguf.inspect import check_trainable, inspect
 from ..gguf.rows import Row, Skipped, build_rows
 from ..settings import TrainSettings
 from . import checkpoint
-from .adamw import AdamW, mean_gradient
-from .checkpoint import Position
 from .gradient import Adapter, RowTrainer
 from .library import Library
+from .loop import Emit, Training, Wanted, mean_loss
 from .model import Model
-from .schedule import learning_rate, order
 
-__all__ = ["Training", "read_chats", "train", "with_system"]
+__all__ = ["read_chats", "train", "with_system"]
 
-Emit = Callable[..., None]
-#: "stop", "pause" or None: what the worker wants.
-Wanted = Callable[[], "str | None"]
 OLD_CHILD_SECONDS: Final = 60
 
 
@@ -52,7 +42,10 @@ def with_system(messages: list[dict[str, str]], system: str) -> list[dict[str, s
 
 
 def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint if any."""
+    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint if any.
+
+    `start`, where the job has one: an adapter to begin with.
+    """
     folder, base = Path(job["folder"]), Path(job["base"])
     # The child of a killed worker may need a moment to die: two writers in one run would spoil its checkpoints.
     with FileLock(folder / "engine.lock", timeout=OLD_CHILD_SECONDS):
@@ -66,6 +59,8 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
     created = job.get("created")
     today = datetime.datetime.fromisoformat(created) if created else None
     template = template_for(info, settings.chat_template, today)
+    found, damaged = checkpoint.usable(folder / "checkpoints")
+    start = Path(job["start"]) if job.get("start") else None
     with Model(library, base, gpu_layers=settings.gpu_layers) as model:
         sides: dict[str, list[Row]] = {}
         for side in ("train", "validation"):
@@ -74,15 +69,25 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
             emit("rows", side=side, **_describe(sides[side], skipped))
         if not sides["train"]:
             raise DataError("No example is left to train on: all were skipped; see the log, or raise --ctx-size.")
+        if damaged:
+            there = "the one before it" if found else "the beginning"
+            which = f"checkpoint {damaged[0]} was" if len(damaged) == 1 else f"checkpoints {' and '.join(damaged)} were"
+            emit("note", message=f"the {which} damaged: training went on from {there}")
         longest = max(row.length for rows in sides.values() for row in rows)
-        found = checkpoint.latest(folder / "checkpoints")
-        begun_with = folder / "start.gguf"
-        adapter = Adapter(
-            rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed,
-            file=checkpoint.adapter_file(found) if found else begun_with if begun_with.is_file() else None,
-        )  # fmt: skip
+        new = Adapter(
+            rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed
+        )
+        base_loss = None
+        if start and not found and sides["validation"]:
+            # An adapter that is new changes nothing yet: this is the base's own loss, by the same arithmetic.
+            with RowTrainer(model, longest, job["threads"], new) as trainer:
+                base_loss = mean_loss(trainer, sides["validation"], wanted)
+        file = checkpoint.adapter_file(found) if found else start
+        adapter = Adapter(file=file) if file else new
         with RowTrainer(model, longest, job["threads"], adapter) as trainer:
-            training = Training(folder, settings, sides["train"], sides["validation"], trainer, emit, wanted)
+            training = Training(
+                folder, settings, sides["train"], sides["validation"], trainer, emit, wanted, start, base_loss
+            )
             if found:
                 training.restore(found)
             training.run()
@@ -96,125 +101,3 @@ def _describe(rows: Sequence[Row], skipped: Sequence[Skipped]) -> dict[str, Any]
         "longest": max((row.length for row in rows), default=0),
         "skipped": [dataclasses.asdict(each) for each in skipped],
     }
-
-
-class Training:
-    """The loop over epochs and batches. A step is one update from `batch_size` rows."""
-
-    def __init__(
-        self, folder: Path, settings: TrainSettings, rows: list[Row], validation: list[Row], trainer: RowTrainer,
-        emit: Emit, wanted: Wanted,
-    ) -> None:  # fmt: skip
-        self.folder, self.settings, self.rows, self.validation = folder, settings, rows, validation
-        self.trainer, self.emit, self.wanted = trainer, emit, wanted
-        self.optimizer = AdamW(weight_decay=settings.weight_decay, max_norm=settings.max_grad_norm)
-        self.batches = math.ceil(len(rows) / settings.batch_size)
-        self.total = settings.epochs * self.batches
-        self.position = Position()
-        self._speed = 0.0
-        self._saved_step = -1
-
-    def restore(self, found: Path) -> None:
-        """Go on from the checkpoint `found`."""
-        self.position = checkpoint.restore(found, self.optimizer)
-        self._saved_step = self.position.step
-        self.emit("resumed", step=self.position.step, epoch=self.position.epoch)
-
-    def run(self) -> None:
-        """Train to the end, or until stop or pause is wanted."""
-        self.emit("begin", steps=self.total, batches=self.batches, epochs=self.settings.epochs)
-        if self.position.step == 0 and self.validation:
-            loss = self._validate()
-            self._move(base_loss=loss)
-            self.emit("validation", step=0, epoch=0, loss=loss)
-        for epoch in range(self.position.epoch, self.settings.epochs):
-            for batch in range(self.position.batch, self.batches):
-                self._step(epoch, batch)
-                self._move(step=self.position.step + 1, batch=batch + 1)
-                wanted = self.wanted()
-                if wanted:
-                    self._save()
-                    if wanted == "pause":
-                        self.emit("paused", step=self.position.step)
-                        return
-                    self._finish("stopped")
-                    return
-                if self.position.step % self.settings.save_steps == 0 and batch + 1 < self.batches:
-                    self._save()
-            self._move(epoch=epoch + 1, batch=0)
-            self._end_epoch(epoch + 1)
-        self._finish("finished")
-
-    def _move(self, **changes: Any) -> None:
-        self.position = dataclasses.replace(self.position, **changes)
-
-    def _step(self, epoch: int, batch: int) -> None:
-        started = time.monotonic()
-        settings = self.settings
-        picked = order(len(self.rows), settings.seed, epoch)[batch * settings.batch_size :][: settings.batch_size]
-        parts, total_loss, learned, tokens = [], 0.0, 0, 0
-        for index in picked:
-            row = self.rows[index]
-            loss, gradients = self.trainer.gradients(row.tokens, row.trained)
-            parts.append((row.learned, gradients))
-            total_loss += loss * row.learned
-            learned += row.learned
-            tokens += row.length
-        rate = learning_rate(self.position.step, self.total, settings.learning_rate, settings.warmup)
-        norm = self.optimizer.step(self.trainer.weights(), mean_gradient(parts), rate)
-        if not math.isfinite(total_loss + norm):
-            raise EngineError(
-                f"The loss is no longer a number at step {self.position.step + 1}: training diverged; "
-                f"halve --learning-rate (now {settings.learning_rate:g})."
-            )
-        seconds = time.monotonic() - started
-        self._speed = tokens / seconds if not self._speed else 0.9 * self._speed + 0.1 * tokens / seconds
-        self.emit(
-            "step",
-            step=self.position.step + 1, steps=self.total, epoch=epoch + 1, epochs=settings.epochs,
-            loss=total_loss / learned, learning_rate=rate, gradient_norm=norm, tokens=tokens, learned=learned,
-            seconds=seconds, tokens_per_s=self._speed, seconds_left=self._seconds_left(epoch, batch),
-            rss_mb=psutil.Process().memory_info().rss / 2**20,
-        )  # fmt: skip
-
-    def _seconds_left(self, epoch: int, batch: int) -> float:
-        per_epoch = sum(row.length for row in self.rows)
-        done = (epoch + (batch + 1) / self.batches) * per_epoch
-        checks = sum(row.length for row in self.validation) * (self.settings.epochs - epoch)
-        # A validation pass has no backward half; it takes about a third of the time a token.
-        return max(0.0, self.settings.epochs * per_epoch - done + checks / 3) / max(self._speed, 1e-9)
-
-    def _validate(self) -> float:
-        """Mean loss over all learned tokens of the validation rows."""
-        total = sum(self.trainer.loss(row.tokens, row.trained) * row.learned for row in self.validation)
-        return total / sum(row.learned for row in self.validation)
-
-    def _end_epoch(self, epoch: int) -> None:
-        if self.validation:
-            loss = self._validate()
-            best = self.position.best_loss is None or loss < self.position.best_loss
-            if best:
-                checkpoint.save_adapter(self.trainer, self.folder / "best.gguf")
-                self._move(best_loss=loss, best_step=self.position.step)
-            self.emit("validation", step=self.position.step, epoch=epoch, loss=loss, best=best)
-        self._save()
-
-    def _save(self) -> None:
-        if self._saved_step == self.position.step:
-            return
-        path = checkpoint.save(self.folder / "checkpoints", self.position, self.trainer, self.optimizer)
-        self._saved_step = self.position.step
-        self.emit("checkpoint", step=self.position.step, path=path.name)
-
-    def _finish(self, how: str) -> None:
-        checkpoint.save_adapter(self.trainer, self.folder / "adapter.gguf")
-        self.emit(
-            how,
-            step=self.position.step, best_loss=self.position.best_loss, best_step=self.position.best_step,
-            base_loss=self.position.base_loss, peak_rss_mb=_peak_rss_mb(),
-        )  # fmt: skip
-
-
-def _peak_rss_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

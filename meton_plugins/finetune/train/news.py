@@ -37,7 +37,8 @@ def news(home: Home) -> list[str]:
         if state.removed:  # there is nothing to export of it
             now[key] = mark
             continue
-        if state.attempt == 0 or status not in ("finished", "failed", "interrupted"):
+        over = status in ("finished", "failed", "interrupted") or (status == "paused" and state.error)
+        if state.attempt == 0 or not over:
             mark = before.get(key, "")
         elif before.get(key) != mark:
             ended.append((run, status, state))
@@ -92,6 +93,8 @@ def _line(name: str, status: str, state: State, short: str | None) -> str:
         return f"The run {name} has finished{better}: /export model {name} makes a model of it."
     if status == "failed":
         return f"The run {name} has failed: {state.error or f'see /finetune logs {name}'}"
+    if status == "paused":
+        return f"The run {name} paused by itself: {state.error} Go on with /finetune resume {name}."
     return f"The run {name} was interrupted: /finetune resume {name} goes on with it."
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from .. import __version__
 from ..curate import dataset as datasets
 from ..curate.manifest import MANIFEST
+from ..engine import gpu
 from ..engine.jobs import threads
 from ..engine.package import installed
 from ..errors import DataError, UsageError
@@ -24,6 +25,7 @@ from .lineage import adapter_of, learned, remember
 from .record import BaseRecord, RunRecord
 from .replay import REPLAY, Chosen, choose
 from .runs import CHAT_TEMPLATE, START, Run
+from .unfinished import owned, sweep_unfinished
 
 __all__ = [
     "Ingredients",
@@ -87,6 +89,9 @@ def create(
     """The folder of a new run, whole or not at all. `workers`: threads, where the settings leave them open."""
     base, settings = made_of.base, made_of.settings
     engine = installed()
+    versions = {"plugin": __version__, "engine": engine.version, "backend": engine.backend}
+    if settings.gpu_layers:  # a GPU that trains wrongly, or is none, is refused before the night
+        versions["gpu"] = gpu.prove()
     template_for(inspect(Path(base.path)), settings.chat_template)
     check_new(home.runs, name, ())
     called = name or free_name(home.runs)
@@ -99,30 +104,37 @@ def create(
         template=settings.template, system=made_of.system, threads=threads(settings.threads or workers),
         parent=made_of.parent.name if made_of.parent else None, replay=made_of.replay, recipe=made_of.recipe,
         sweep=sweep, keep_all=keep_all, plan=plan,
-        versions={"plugin": __version__, "engine": engine.version, "backend": engine.backend},
+        versions=versions,
     )  # fmt: skip
-    private_dir(home.runs)
+    sweep_unfinished(private_dir(home.runs))
     partial = Path(tempfile.mkdtemp(prefix=f".{called}.", dir=home.runs))
     try:
-        _freeze(rows, private_dir(partial / "dataset"))
-        if settings.chat_template and settings.chat_template not in BUILT_IN:
-            _copy(Path(settings.chat_template).expanduser(), partial / CHAT_TEMPLATE)
-        if made_of.parent:
-            _copy(adapter_of(made_of.parent), partial / START)
-            # Of the copy: nobody can have changed it between the two looks.
-            record = record.model_copy(update={"parent_adapter": sha256_of(partial / START)})
-            remember(partial, learned(made_of.parent), str(record.parent_adapter))
-            for note in made_of.parent.redacted:
-                if note.trained or note.through:
-                    through = {"trained": 0, "judged": 0, "through": note.through or made_of.parent.name}
-                    Run(partial).redact(note.model_copy(update=through))
-        write_json(partial / "run.json", record.model_dump(mode="json"))
-        partial.rename(final)
+        with owned(partial):
+            _freeze(rows, private_dir(partial / "dataset"))
+            if settings.chat_template and settings.chat_template not in BUILT_IN:
+                _copy(Path(settings.chat_template).expanduser(), partial / CHAT_TEMPLATE)
+            if made_of.parent:
+                record = record.model_copy(update={"parent_adapter": _begin_with(made_of.parent, partial)})
+            write_json(partial / "run.json", record.model_dump(mode="json"))
+            partial.rename(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_dir(home.runs)
     return Run(final)
+
+
+def _begin_with(parent: Run, folder: Path) -> str:
+    """Put into `folder`, which goes on from `parent`, its adapter and what it has learned; the adapter's sha256."""
+    _copy(adapter_of(parent), folder / START)
+    # Of the copy: nobody can have changed it between the two looks.
+    sha256 = sha256_of(folder / START)
+    remember(folder, learned(parent), sha256)
+    for note in parent.redacted:
+        if note.trained or note.through:
+            through = {"trained": 0, "judged": 0, "through": note.through or parent.name}
+            Run(folder).redact(note.model_copy(update=through))
+    return sha256
 
 
 def chosen(made_of: Ingredients) -> Chosen:

@@ -73,6 +73,8 @@ class State(_Record):
     loss: float | None = None
     loss_trend: float | None = None
     base_loss: float | None = None
+    #: With the adapter of the run that this one continues, before its first step.
+    start_loss: float | None = None
     validation_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
@@ -80,7 +82,7 @@ class State(_Record):
     seconds_left: float | None = None
     trained_seconds: float = 0.0
     peak_rss_mb: float | None = None
-    #: Validations since the best one.
+    #: Validations since one that was better by more than min_delta.
     since_best: int = 0
     skipped: int = 0
     #: Why it failed, or paused by itself.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
-from ..errors import DataError, NotFound
+from ..errors import DataError, ModelError, NotFound
+from ..gguf.inspect import sha256_of
 from ..paths import check_name, read_json_lines, write_json
 from .lock import held, run_lock
 from .queue import place
-from .record import Redacted, RunRecord, State
+from .record import BaseRecord, Redacted, RunRecord, State
 
 __all__ = ["ANSWERS", "CHAT_TEMPLATE", "REPORT", "START", "Run", "all_runs", "find_run"]
 
@@ -26,6 +27,8 @@ START: Final = "start.gguf"
 #: Made for people to read, of words in the run's dataset: where these are forgotten, the files go too.
 ANSWERS: Final = "answers.json"
 REPORT: Final = "report.html"
+#: Where the base of a run lies that was copied to another machine, or whose base was moved.
+MOVED: Final = "base.json"
 
 REDACTED: Final = "redacted.json"
 
@@ -45,11 +48,25 @@ class Run:
 
     @property
     def record(self) -> RunRecord:
-        """run.json; DataError where it cannot be read."""
+        """run.json, with the base where it lies now; DataError where it cannot be read."""
         try:
-            return RunRecord.model_validate_json((self.folder / "run.json").read_text(encoding="utf-8"))
+            record = RunRecord.model_validate_json((self.folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValidationError) as error:
             raise DataError(f"The run {self.name} has no readable run.json: delete {self.folder}.") from error
+        try:
+            moved = BaseRecord.model_validate_json((self.folder / MOVED).read_text(encoding="utf-8"))
+        except (OSError, ValidationError):
+            return record
+        return record.model_copy(update={"base": moved}) if moved.sha256 == record.base.sha256 else record
+
+    def move_base(self, path: Path, progress: Callable[[int, int], None] | None = None) -> None:
+        """Note that the base now lies at `path`; ModelError where that is another file. Reads it whole."""
+        base = self.record.base
+        if sha256_of(path, progress) != base.sha256:
+            raise ModelError(f"{path} is not the base that the run {self.name} began with: name a copy of that file.")
+        facts = path.stat()
+        now = {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+        write_json(self.folder / MOVED, base.model_copy(update=now).model_dump())
 
     @property
     def state(self) -> State:

@@ -1,8 +1,8 @@
-"""The detached worker: outlives the session, owns the run, makes state.json and events.jsonl of the engine's events."""
+"""The detached worker: outlives the session, owns the run, keeps an engine at work on it."""
 
 from __future__ import annotations
 
-import datetime
+import errno
 import os
 import signal
 import sys
@@ -13,23 +13,29 @@ from typing import Any, Final
 
 from filelock import Timeout
 
+from ..engine import gpu
+from ..engine.jobs import threads
+from ..engine.package import Engine, installed
 from ..engine.process import Child
-from ..errors import FinetuneError, ModelError
+from ..errors import DiskFull, EngineError, FinetuneError, ModelError
 from ..gguf.inspect import fingerprint
-from ..paths import append_json, write_json
+from .identity import lost
 from .launch import hand_over
+from .ledger import Ledger
 from .lock import WAIT, machine_lock, run_lock, say_who_trains
-from .record import RunRecord, State
+from .record import RunRecord
 from .runs import CHAT_TEMPLATE, START, Run
 
 __all__ = ["main"]
 
 #: How often a session's wish is looked for, in seconds.
 POLL: Final = 0.2
-#: state.json is written at most so often for steps, in seconds: a fast model steps hundreds of times a second.
-WRITE_EVERY: Final = 0.25
-#: Steps over which the trend of the loss is taken.
-TREND: Final = 20
+#: A killed engine is started again so often without having got further than its last checkpoint.
+RESTARTS: Final = 3
+#: Seconds before that, for memory to become free.
+REST: Final = 3.0
+#: What the system says where a file cannot grow.
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> int:
@@ -54,143 +60,120 @@ class Worker:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        before = run.state
-        self.state = before.model_copy(
-            update={"status": "starting", "attempt": before.attempt + 1, "pid": os.getpid(), "error": None}
-        )
-        self.losses: list[float] = []
-        self.written = 0.0
+        self.ledger = Ledger(run)
         self.terminated = False
-        # Inherited by the engine: a shutdown asks both, and the engine must live to save what it has.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_term)
 
     def _on_term(self, _signal: int, _frame: Any) -> None:
         self.terminated = True  # a shutdown: pause at the next step, so that nothing is lost
 
     def work(self) -> int:
         """Hold the machine's lock and train; the exit code."""
-        self._write()
         if self.run.done:
             return 0
         try:
-            self._end_line()
+            self.ledger.open()
             with machine_lock().acquire(timeout=1):
                 say_who_trains(self.run.folder)
                 self._train(self.run.record)
         except Timeout:
-            self._fail("Another run trains on this machine: wait for it, or stop it, then resume.")
+            self.ledger.end("failed", "Another run trains on this machine: wait for it, or stop it, then resume.")
+        except DiskFull as error:
+            self.ledger.end("paused", error.sentence)
         except FinetuneError as error:
-            self._fail(error.sentence)
+            self.ledger.end("failed", error.sentence)
         except OSError as error:
-            self._fail(f"Writing the run failed: {error.strerror or error}: make room, then resume.")
-        return 1 if self.state.status == "failed" else 0
+            full = error.errno in NO_ROOM
+            what = "The disk is full" if full else f"Writing the run failed: {error.strerror or error}"
+            self.ledger.end("paused" if full else "failed", f"{what} ({self.run.folder}): make room, then resume.")
+        self.ledger.close()
+        return 1 if self.ledger.state.status == "failed" else 0
 
     def _train(self, record: RunRecord) -> None:
         check_base(record)
         _check_start(self.run, record)
+        engine, cores = installed(), threads()
+        device = gpu.describe() if record.settings.gpu_layers else None
+        if changed := lost(record, engine, cores, device):
+            self.ledger.note(changed)
         settings = record.settings.model_dump(mode="json")
         if (self.run.folder / CHAT_TEMPLATE).is_file():
             settings["chat_template"] = str(self.run.folder / CHAT_TEMPLATE)
+        start = self.run.folder / START
         job = {
             "kind": "train", "folder": str(self.run.folder), "base": record.base.path, "system": record.system,
-            "learned": record.learned, "settings": settings, "threads": record.threads, "created": record.created,
+            "learned": record.learned, "settings": settings, "threads": min(record.threads, cores),
+            "created": record.created, "nice": record.settings.nice, "start": str(start) if start.is_file() else None,
         }  # fmt: skip
-        with Child(job, log=self.run.folder / "engine.log") as child:
+        tries, before = 0, -1
+        while (death := self._attend(job, engine)) is not None:
+            tries = tries + 1 if self.ledger.saved <= before else 1
+            before = self.ledger.saved
+            if tries > RESTARTS:
+                raise EngineError(
+                    f"The engine was killed {tries} times without getting past step {before}, most likely because "
+                    "memory ran out: close other programs and resume, or start a new run with a smaller --ctx-size "
+                    f"(now {record.settings.ctx_size}) or a smaller base."
+                ) from death
+            said = "the engine was killed, most likely because memory ran out: it begins again"
+            self.ledger.take(
+                {
+                    "event": "restarted",
+                    "step": before,
+                    "message": f"{said} at step {before} (try {tries} of {RESTARTS})",
+                }
+            )
+            if not self._rest(REST):
+                self.ledger.take({"event": "paused", "step": before})
+                return
+
+    def _attend(self, job: dict[str, Any], engine: Engine) -> EngineError | None:
+        """Record what an engine does until it ends; its error where it was killed, which is worth another try."""
+        # Inherited: a shutdown asks both, and the engine must live to save what it has.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with Child(job, log=self.run.folder / "engine.log", engine=engine) as child:
             signal.signal(signal.SIGTERM, self._on_term)
             over = threading.Event()
             asking = threading.Thread(target=self._pass_on, args=(child, over), daemon=True)
             asking.start()
             try:
                 for event in child:
-                    self._take(event)
+                    self.ledger.take(event)
+            except EngineError as error:
+                if child.process.poll() == -signal.SIGKILL:
+                    return error
+                raise
             finally:
                 over.set()
                 asking.join()
+        return None
 
-    def _end_line(self) -> None:
-        """End a line that a full disk or a kill cut short, which would take the next one with it."""
-        path = self.run.folder / "events.jsonl"
-        if path.exists() and path.stat().st_size:
-            with path.open("r+b") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":
-                    file.write(b"\n")
+    def _rest(self, seconds: float) -> bool:
+        """Wait, unless a pause or a stop is wanted; whether to go on with an engine."""
+        end = time.monotonic() + seconds
+        while (wish := self._wish()) is None and time.monotonic() < end:
+            time.sleep(POLL)
+        return wish != "pause"
+
+    def _wish(self) -> str | None:
+        wish = "pause" if self.terminated else self.run.wanted(self.ledger.state.attempt)
+        return wish if wish in ("stop", "pause") else None
 
     def _pass_on(self, child: Child, over: threading.Event) -> None:
         """Hand a session's wish to the child, once."""
         while not over.wait(POLL):
-            want = "pause" if self.terminated else self.run.wanted(self.state.attempt)
-            if want in ("stop", "pause"):
-                child.send(want)
+            if wish := self._wish():
+                child.send(wish)
                 return
-
-    def _take(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        append_json(self.run.folder / "events.jsonl", {**event, "attempt": self.state.attempt, "at": _now()})
-        if kind == "step":
-            self._take_step(event)
-            if time.monotonic() - self.written < WRITE_EVERY:
-                return
-        else:
-            self._take_other(kind, event)
-        self._write()
-        if kind in ("finished", "stopped"):
-            write_json(self.run.folder / "done", {"status": kind, "at": _now()})
-
-    def _take_step(self, event: dict[str, Any]) -> None:
-        self.losses = [*self.losses, event["loss"]][-2 * TREND :]
-        half = len(self.losses) // 2
-        trend = sum(self.losses[half:]) / (len(self.losses) - half) - sum(self.losses[:half]) / half if half else None
-        same = ("step", "steps", "epoch", "epochs", "loss", "tokens_per_s", "seconds_left")
-        self._update(
-            status="running", loss_trend=trend, peak_rss_mb=max(event["rss_mb"], self.state.peak_rss_mb or 0),
-            trained_seconds=self.state.trained_seconds + event["seconds"], **{name: event[name] for name in same},
-        )  # fmt: skip
-
-    def _take_other(self, kind: str, event: dict[str, Any]) -> None:
-        if kind == "rows":
-            already = self.state.skipped if event["side"] != "train" else 0
-            self._update(skipped=already + len(event["skipped"]))
-        elif kind == "begin":
-            self._update(status="running", steps=event["steps"], epochs=event["epochs"])
-        elif kind == "validation":
-            changes: dict[str, Any] = {"validation_loss": event["loss"]}
-            if event["step"] == 0:
-                changes["base_loss"] = event["loss"]
-            elif event.get("best"):
-                changes |= {"best_loss": event["loss"], "best_step": event["step"]}
-            self._update(**changes)
-        elif kind in ("finished", "stopped"):
-            same = ("step", "best_loss", "best_step", "base_loss", "peak_rss_mb")
-            self._update(status=kind, seconds_left=0.0, **{name: event[name] for name in same})
-        elif kind == "paused":
-            self._update(status="paused", step=event["step"])
-
-    def _fail(self, sentence: str) -> None:
-        self._update(status="failed", error=sentence)
-        try:
-            append_json(
-                self.run.folder / "events.jsonl",
-                {"event": "failed", "message": sentence, "attempt": self.state.attempt, "at": _now()},
-            )
-            self._write()
-        except OSError:  # the disk is full: the lock is let go of, and status says interrupted
-            return
-
-    def _update(self, **changes: Any) -> None:
-        self.state = State.model_validate({**self.state.model_dump(), **changes})
-
-    def _write(self) -> None:
-        self._update(updated=_now())
-        write_json(self.run.folder / "state.json", self.state.model_dump(mode="json"))
-        self.written = time.monotonic()
 
 
 def check_base(record: RunRecord) -> None:
     """ModelError where the base is gone or is no longer the file that the run began with."""
     path = Path(record.base.path)
     if not path.is_file():
-        raise ModelError(f"The base {path} is gone: put it back, and try again.")
+        raise ModelError(
+            f"The base {path} is gone: put it back, or name where it is now with /finetune resume {record.name} --base."
+        )
     facts = path.stat()
     same = (facts.st_size, facts.st_mtime_ns) == (record.base.size, record.base.mtime_ns)
     if not same and fingerprint(path) != record.base.sha256:
@@ -206,7 +189,3 @@ def _check_start(run: Run, record: RunRecord) -> None:
         f"The adapter of {record.parent}, with which {run.name} was to begin, is gone from {first}: put it back, "
         "or start a new run."
     )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")

@@ -1,0 +1,27 @@
+"""Whether a run goes on by the same arithmetic with which it began."""
+
+from __future__ import annotations
+
+from ..engine.package import Engine
+from .record import RunRecord
+
+__all__ = ["lost"]
+
+
+def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = None) -> str | None:
+    """Why a run that goes on with `engine` on `cores` cores, and on the GPU `device`, cannot end with the very bytes of an undisturbed one.
+
+    None where it can.
+    """
+    reasons = []
+    for what, now in (("engine", engine.version), ("backend", engine.backend)):
+        began = record.versions.get(what, now)
+        if began != now:
+            reasons.append(f"it began with the {what} {began} and goes on with {now}")
+    if device is not None and record.versions.get("gpu", device) != device:
+        reasons.append(f"it began on the GPU {record.versions['gpu']} and goes on with {device}")
+    if cores < record.threads:
+        reasons.append(f"it began on {record.threads} threads and goes on with {cores}, as there are no more cores")
+    if not reasons:
+        return None
+    return f"{' and '.join(reasons)}: bit-identity with an undisturbed run is lost"
