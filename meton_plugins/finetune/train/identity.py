@@ -9,7 +9,8 @@ __all__ = ["lost"]
 
 
 def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = None) -> str | None:
-    """Why a run that goes on with `engine` on `cores` cores, and on the GPU `device`, cannot end with the very bytes of an undisturbed one.
+    """Why a run that goes on with `engine`, `cores` cores and the GPU `device` cannot end as an undisturbed one, byte by
+    byte.
 
     None where it can.
     """
