@@ -126,7 +126,7 @@ def test_what_refresh_decides_itself_is_not_taken(typed: Typed, flag: str) -> No
     [
         ("--lora-rank 9", "--lora-rank is the adapter's own"),
         ("--replay -1", "--replay takes a number"),
-        ("--epochs 0", "--epochs: input should be"),
+        ("--epochs 0", "--epochs takes a whole number from 1 to 10000, not '0'"),
         ("--name show", "'show' is a command's word"),
     ],
 )

@@ -26,7 +26,7 @@ from meton_plugins.finetune.report import answers as answers_module
 from meton_plugins.finetune.report.answers import Answer
 from meton_plugins.finetune.report.page import build
 from meton_plugins.finetune.settings import TrainSettings
-from meton_plugins.finetune.train import launch
+from meton_plugins.finetune.train import lock
 from meton_plugins.finetune.train.runs import Run
 
 pytest_plugins = ["support.run_fixtures"]
@@ -119,7 +119,7 @@ def test_the_page_says_all_that_matters(home: Path) -> None:
     said = " ".join(Page(text).text.split())
     for words in (
         "its loss fell from 3.200 to 1.032 (−68%), at step 400.", "What stands out", "Use fewer --epochs.",
-        "night-0 (deleted)", "1,411 tokens are more than --ctx-size 1024", "peak memory, foreseen",
+        "night-0 (gone)", "1,411 tokens are more than --ctx-size 1024", "peak memory, foreseen",
         "8.9 GB; really 8.6 GB (+3 %)",
         "--learning-rate", "peak learning rate", "What happened", "loss 3.200 before training", "expected", "tuned",
         "13 min", "133", run.record.base.sha256,
@@ -294,8 +294,7 @@ def test_answers_side_by_side(bench: Bench, trained: Run, monkeypatch: pytest.Mo
 
 
 def test_no_answers_while_a_run_trains(bench: Bench, trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "who_trains", lambda: bench.home.runs / "other")
-    monkeypatch.setattr(launch, "_ended", lambda run: False)
+    monkeypatch.setattr(lock, "who_trains", lambda: bench.home.runs / "other")
     made = Typed(bench.home).json("report one")
     assert made["answers"] == 0
     assert "type it again when it is over" in made["missing"]

@@ -152,6 +152,8 @@ def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in first["loc"]) or "value"
     if first["type"] == "extra_forbidden":
         return f"there is no setting {name!r}"
+    if first["type"] == "missing":
+        return f"{name} is missing"
     wanted = None if first["type"] == "value_error" else _wanted(model, first["loc"])
     if wanted:
         return f"{name} takes {wanted}, not {_said(first['input'])}"

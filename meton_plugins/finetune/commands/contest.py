@@ -54,14 +54,16 @@ def compare(host: Host, given: argparse.Namespace) -> int:
 def _voices(host: Host, home: Home, server: Server, given: argparse.Namespace) -> tuple[Voice, Voice]:
     from ..serve.speakers import find_voice
 
-    there: Server | None = server
+    away = ""
     try:
         server.check()
     except ServerError as error:
-        there = None
-        note(host, f"{error.sentence} The training engine answers instead.")
+        away = error.sentence
+    there = None if away else server
     a, b = find_voice(home, there, given.a, given.b), find_voice(home, there, given.b, given.a)
     if not host.json:
+        if away:
+            note(host, f"{away} The training engine answers instead.")
         note(host, f"{a.name} through {a.through}, {b.name} through {b.through}; the likeliest answer of each.")
     return a, b
 

@@ -63,7 +63,7 @@ def shown(host: Host, run: Run) -> None:
     for label, text in lines:
         if text:
             line(host, f"{label:>9}  {text}")
-    if found := hint(run):
+    if run.status != "failed" and (found := hint(run)):
         line(host, f"{'':9}  {found}: /finetune diagnose {run.name} tells more", "yellow")
 
 

@@ -50,7 +50,7 @@ def watch(host: Host, run: Run) -> int:
 def _hint(host: Host, run: Run) -> None:
     from ..train.diagnosis import hint
 
-    if found := hint(run):
+    if run.status != "failed" and (found := hint(run)):
         note(host, f"{found}: /finetune diagnose {run.name} tells more.")
 
 

@@ -9,8 +9,8 @@ __all__ = ["lost"]
 
 
 def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = None) -> str | None:
-    """Why a run that goes on with `engine`, `cores` cores and the GPU `device` cannot end as an undisturbed one, byte by
-    byte.
+    """Why a run that goes on with `engine`, `cores` cores and the GPU `device` cannot end as an undisturbed one, bit by
+    bit.
 
     None where it can.
     """

@@ -147,7 +147,7 @@ def _before(run: Run) -> Learned:
 
 def _named(run: Run) -> Iterator[Link]:
     """The runs before `run` as run.json names them."""
-    seen: set[str] = set()
+    seen = {run.name}
     while (record := run.record).parent is not None and record.parent not in seen:
         seen.add(record.parent)
         yield Link(name=record.parent, adapter=record.parent_adapter)
