@@ -126,7 +126,7 @@ def test_promoting_asks(host: RecordingHost, exported: Path, answer: bool | None
         pytest.param("promote big --yes", 2, "name:tag", id="no-tag"),
         pytest.param("promote a:b --slot quick --yes", 2, "--slot takes primary, fallback", id="slot"),
         pytest.param("promote", 2, "required", id="nothing-named"),
-        pytest.param("rollback --steps x", 2, "invalid int", id="steps"),
+        pytest.param("rollback --steps x", 2, "--steps takes a whole number", id="steps"),
         pytest.param("nope", 1, "no file and no exported run nope", id="no-run"),
         pytest.param("add nope.gguf", 1, "There is no file nope.gguf", id="no-file"),
         pytest.param("house --quant q2_k", 2, "/export model house --quant q2_k", id="quant"),

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ..errors import ModelError
 from .edge import note, say, show_json
 from .fallback import mend_fallback
 from .places import home_of, server_of, store_of
@@ -14,6 +15,7 @@ from .swapping import promote_asked, show_swap
 
 if TYPE_CHECKING:
     from ...host.api import Host
+    from ..paths import Home
     from ..serve.exported import Source
     from ..serve.ollama import Server
     from ..serve.register import Registered
@@ -70,6 +72,7 @@ def _registered(host: Host, server: Server, source: Source, given: argparse.Name
             base=base,
             expected_sha=source.sha256,
             notes={**source.notes, "template": template},
+            check=lambda tag: _written_as_trained(home, server, source, tag),
             hashing=lambda done, total: tell("reading", done, total),
             uploading=lambda done, total: tell("uploading", done, total),
         )
@@ -80,3 +83,27 @@ def _registered(host: Host, server: Server, source: Source, given: argparse.Name
     if base is None:
         warnings.append("The server does not have the base model, so template and stops come from the GGUF alone.")
     return made, warnings
+
+
+def _written_as_trained(home: Home, server: Server, source: Source, tag: str) -> str | None:
+    """ModelError where the server writes a chat for `tag` otherwise than training did; a warning where it cannot say.
+
+    Of a file that comes from no run nothing is known, and nothing is said.
+    """
+    from ..gguf.chat_template import template_for
+    from ..gguf.inspect import inspect
+    from ..serve.parity import base_parity
+    from ..serve.subject import template_of
+    from ..train.runs import Run
+
+    run = Run(home.runs / str(source.notes.get("run")))
+    if not (run.folder / "run.json").is_file():
+        return None
+    trained = template_for(inspect(source.path), template_of(run))
+    found = base_parity(server, tag, trained)
+    if found.verdict == "differs":
+        raise ModelError(
+            f"The server would write chats for {tag} otherwise than it was trained ({found.detail}), so it was removed "
+            "again: use a template without a TEMPLATE of its own."
+        )
+    return f"Whether the server writes chats as training did is not known: {found.detail}." if found.detail else None

@@ -63,6 +63,7 @@ def register(
     base: Show | None = None,
     expected_sha: str | None = None,
     notes: dict[str, Any] | None = None,
+    check: Callable[[str], str | None] | None = None,
     hashing: Progress | None = None,
     uploading: Progress | None = None,
     status: Callable[[str], None] | None = None,
@@ -70,7 +71,8 @@ def register(
 ) -> Registered:
     """Make `meton-<name>:v<N>-<date>-<sha8>` of `gguf` and `modelfile`, and `meton-<name>:latest` beside it.
 
-    The same file and Modelfile again find their tag, and do only what a crash had left undone.
+    The same file and Modelfile again find their tag, and do only what a crash had left undone. `check(tag)` may raise a
+    FinetuneError, which takes the model back, or give a warning.
     """
     check_name(name, "model")
     alias = check_model_name(f"{PREFIX}{name}:latest")
@@ -100,6 +102,8 @@ def register(
     server.create({**request, "model": tag}, status)
     try:
         digest, capabilities, warnings = _verify(server, tag, sha, base)
+        if check is not None and (warning := check(tag)):
+            warnings.append(warning)
     except FinetuneError:
         with contextlib.suppress(FinetuneError):
             server.delete(tag)
