@@ -259,20 +259,26 @@ def test_a_spoilt_canary_file_is_made_anew(tmp_path: Path) -> None:
 
 
 def dataset(folder: Path, train: Sequence[tuple[str, str]], held: Sequence[tuple[str, str]]) -> Run:
+    """A run's folder with rows of (id, session)."""
     (folder / "dataset").mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
     for name, rows in (("train", train), ("heldout", held)):
         lines = [
-            json.dumps({"id": i, "session": "s", "messages": [{"role": "user", "content": text}]}) for i, text in rows
+            json.dumps({"id": i, "session": session, "messages": [{"role": "user", "content": f"What is {i}?"}]})
+            for i, session in rows
         ]
         (folder / "dataset" / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "learned.json").write_text("{}")
     return Run(folder)
 
 
 def test_nothing_that_an_ancestor_learned_judges(tmp_path: Path) -> None:
-    run = dataset(tmp_path / "new", [("a", "one")], [("h1#1", "x"), ("h1#2", "y"), ("h2", "z"), ("h3", "same words")])
-    parent = dataset(tmp_path / "old", [("h2", "z, as it was asked then"), ("b", "same words")], [])
-    assert [name for name, _ in heldout(run, [])] == ["h1#1", "h1#2", "h2", "h3"]
-    assert [name for name, _ in heldout(run, [parent])] == ["h1#1", "h1#2"]
+    held = [("h1#1", "s1"), ("h1#2", "s1"), ("h2", "s2"), ("h3", "s3")]
+    run = dataset(tmp_path / "new", [("a", "s0")], held)
+    holder = dataset(tmp_path / "holder", [("h2", "s9"), ("b", "s3")], [])
+    assert [name for name, _ in heldout([run])] == ["h1#1", "h1#2", "h2", "h3"]
+    # The holder was trained on the very example, and on another one of the same conversation.
+    assert [name for name, _ in heldout([run, holder])] == ["h1#1", "h1#2"]
 
 
 def test_the_rows_of_an_example_are_one() -> None:
@@ -355,6 +361,10 @@ def test_few_held_out_examples_decide_nothing(bench: Bench, trained: Run) -> Non
     assert found.verdict in ("fail", "too little data")
     assert found.lines[0].verdict == "too little data"
     assert re.match(r"\d held-out examples? (is|are) fewer than 20", found.lines[0].found)
+    # promote needs no more than that, and does not spend an hour on the rest.
+    quick = run_trial(bench.home, find_subject(bench.home, "one"), "one", None, SETTINGS, silent, whole=False)
+    assert quick.lines == found.lines[:1]
+    assert quick.verdict == "too little data"
 
 
 def test_a_holder_that_the_server_does_not_have_leaves_nothing_to_lose(bench: Bench, trained: Run) -> None:

@@ -60,7 +60,7 @@ def pass_gate(
         subject = find_subject(home_of(host), model)
     except FinetuneError as error:
         return _forced(host, model, slot, "not measurable", error.sentence, force=force, yes=yes)
-    found = _measured(host, server, subject, model, slot if slot in store.read() else None)
+    found = _measured(host, server, subject, model, slot if slot in store.read() else None, whole=False)
     if not host.json:
         _show(host, found)
     if found.passed:
@@ -88,7 +88,9 @@ def _forced(host: Host, model: str, slot: str, verdict: str, reason: str, *, for
     return Passage(f"forced: {verdict}", agreed=True)
 
 
-def _measured(host: Host, server: Server, subject: Subject, model: str, slot: str | None) -> Gate:
+def _measured(
+    host: Host, server: Server, subject: Subject, model: str, slot: str | None, *, whole: bool = True
+) -> Gate:
     from ..serve.trial import find_holder, run_trial
     from ..settings import load
 
@@ -99,7 +101,7 @@ def _measured(host: Host, server: Server, subject: Subject, model: str, slot: st
         if name is not None and name != model:
             holder = find_holder(home, server, name, subject)
     with bar(host) as tell:
-        return run_trial(home, subject, model, holder, load(home.settings).gate, tell)
+        return run_trial(home, subject, model, holder, load(home.settings).gate, tell, whole=whole)
 
 
 def _show(host: Host, found: Gate) -> None:

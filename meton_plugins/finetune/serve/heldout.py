@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from ..curate.manifest import FILES
+from ..curate.manifest import FILES, Row
 from ..engine.jobs import Loss
+from ..train.lineage import learned, mark, of_examples, session_mark
 from ..train.runs import Run
 from .contender import Chat
 
@@ -18,21 +17,23 @@ __all__ = ["by_example", "heldout"]
 PART: Final = "#"
 
 
-def heldout(run: Run, ancestors: Iterable[Run]) -> list[Chat]:
-    """The held-out side of the dataset of `run`, less all that one of `ancestors` (and `run`) was trained on.
+def heldout(runs: Sequence[Run]) -> list[Chat]:
+    """The held-out side of the dataset of the first of `runs`, less all that one of them, or a run before it, learned.
 
     The split is for life, so nothing should have to go; a dataset that was made elsewhere may not have kept to it.
     """
-    seen: set[str] = set()
-    for each in (run, *ancestors):
-        for row in _rows(each.folder / "dataset" / FILES["train"]):
-            seen |= {_example(row["id"]), _said(row["messages"])}
-    rows = _rows(run.folder / "dataset" / FILES["heldout"])
-    return [
-        (row["id"], row["messages"])
+    known = [learned(run) for run in runs]
+    examples = {one for each in known for one in each.examples}
+    sessions = {one for each in known for one in each.sessions}
+    path = runs[0].folder / "dataset" / FILES["heldout"]
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    kept = [
+        row
+        for rows in of_examples([Row.model_validate_json(line) for line in lines]).values()
         for row in rows
-        if _example(row["id"]) not in seen and _said(row["messages"]) not in seen
+        if mark(rows) not in examples and session_mark(row.session) not in sessions
     ]
+    return [(row.id, [message.model_dump() for message in row.messages]) for row in kept]
 
 
 def by_example(losses: Mapping[str, Loss]) -> dict[str, Loss]:
@@ -46,13 +47,3 @@ def by_example(losses: Mapping[str, Loss]) -> dict[str, Loss]:
 
 def _example(row: str) -> str:
     return row.partition(PART)[0]
-
-
-def _said(messages: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps([(message["role"], message["content"]) for message in messages])
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_bytes().splitlines()]

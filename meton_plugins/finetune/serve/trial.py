@@ -13,7 +13,7 @@ from ..gguf.inspect import fingerprint
 from ..library import Library
 from ..paths import Home, private_dir, write_json
 from ..settings import GateSettings
-from ..train.runs import Run, all_runs
+from ..train.runs import Run
 from . import form_check, tools_check
 from .bases import resolve_base
 from .canary import QUESTIONS, canary
@@ -88,21 +88,28 @@ def find_holder(home: Home, server: Server | None, name: str, subject: Subject) 
 
 
 def run_trial(
-    home: Home, subject: Subject, name: str, holder: Holder | None, settings: GateSettings, tell: Tell
-) -> Gate:
-    """All lines of the gate for the model `name`, which is `subject`; kept in `<home>/models/<run>/gate.json`."""
+    home: Home, subject: Subject, name: str, holder: Holder | None, settings: GateSettings, tell: Tell,
+    *, whole: bool = True,
+) -> Gate:  # fmt: skip
+    """All lines of the gate for the model `name`, which is `subject`; kept in `<home>/models/<run>/gate.json`.
+
+    Without `whole`, nothing more is measured once there is too little data: that is no pass whatever the rest says.
+    """
+    ctx_size = subject.run.record.settings.ctx_size
+    others = [holder.run] if holder and holder.run else []
+    chats = heldout([subject.run, *others])
+    judged = len({each.partition("#")[0] for each, _ in chats})
     base = base_of(subject)
+    made = Gate(model=name, base=base.name, holder=holder.name if holder else None, heldout=judged, lines=[])
+    few = judged < settings.fewest
+    if few and not whole:
+        return made.model_copy(update={"lines": [_too_few(judged, settings)]})
     # Where others work too, one thread may be far faster than all.
     workers = pace(base.file, [[{"role": "user", "content": QUESTIONS[0]}]], base.chat_template).threads
     base, tuned = base._replace(workers=workers), tuned_of(subject, name)._replace(workers=workers)
-    ctx_size = subject.run.record.settings.ctx_size
-    others = [holder.run] if holder and holder.run else []
-    chats = heldout(subject.run, ancestors(home, [subject.run, *others]))
-    judged = len({each.partition("#")[0] for each, _ in chats})
     lines: list[Line] = []
-    if judged < settings.fewest:
-        # Too little to decide anything: not an hour is spent on it.
-        lines.append(against_base({}, {}, settings).model_copy(update={"found": _few(judged, settings)}))
+    if few:
+        lines.append(_too_few(judged, settings))
     else:
         new = by_example(tuned.losses(home, chats, ctx_size, partial(tell, "held-out answers")))
         old = by_example(base.losses(home, chats, ctx_size, partial(tell, "held-out answers, base")))
@@ -114,29 +121,15 @@ def run_trial(
     canaries = [contender._replace(system="") for contender in (tuned, base)]
     sung = [one.losses(home, said, ctx_size, partial(tell, "what it remembers")) if said else {} for one in canaries]
     lines.append(forgetting(sung[0], sung[1], settings))
-    gate = Gate(model=name, base=base.name, holder=holder.name if holder else None, heldout=judged, lines=lines)
+    gate = made.model_copy(update={"lines": lines})
     write_json(private_dir(home.models / subject.run.name) / "gate.json", {**gate.model_dump(), "sha256": tuned.sha256})
     return gate
 
 
-def ancestors(home: Home, runs: Sequence[Run]) -> list[Run]:
-    """All `runs` and those that they continue, directly or not, as far as they are still there."""
-    there = {run.name: run for run in all_runs(home.runs)}
-    found: dict[str, Run] = {}
-    open_ = list(runs)
-    while open_:
-        run = open_.pop()
-        if run.name in found:
-            continue
-        found[run.name] = run
-        parent = there.get(run.record.parent or "")
-        if parent is not None:
-            open_.append(parent)
-    return list(found.values())
-
-
-def _few(judged: int, settings: GateSettings) -> str:
-    return f"{judged} held-out examples are fewer than {settings.fewest}: rate more answers, build, train again"
+def _too_few(judged: int, settings: GateSettings) -> Line:
+    many = "1 held-out example is" if judged == 1 else f"{judged} held-out examples are"
+    found = f"{many} fewer than {settings.fewest}: rate more answers, build, train again"
+    return against_base({}, {}, settings).model_copy(update={"found": found})
 
 
 def _against_holder(home: Home, holder: Holder, trial: _Trial, settings: GateSettings, tell: Tell) -> Line:
