@@ -97,7 +97,7 @@ def test_everything_is_the_users_alone(bench: Bench) -> None:
 def test_the_record_says_what_the_run_is_made_of(bench: Bench) -> None:
     template = bench.home.root / "templates" / "modelfiles" / "kind.Modelfile"
     template.write_text("FROM .\nSYSTEM Be kind.\n", encoding="utf-8")
-    bench.command(*bench.words(template="kind", epochs=1, threads=0, ctx_size=8), code=1)
+    bench.command(*bench.words(template="kind", epochs=1, threads=0))
     run = bench.run()
     record = run.record
     assert (record.schema_version, record.name) == (1, "one")
@@ -109,7 +109,8 @@ def test_the_record_says_what_the_run_is_made_of(bench: Bench) -> None:
     assert (record.learned, record.examples) == ("last", {"train": 10, "validation": 1})
     assert (record.template, record.system) == ("kind", "Be kind.")
     assert record.settings.threads == 0
-    assert record.threads == len(os.sched_getaffinity(0))
+    assert record.threads in (1, len(os.sched_getaffinity(0))), "the faster of the two, as it was measured"
+    assert record.plan is not None
     engine = find()
     assert engine is not None
     assert record.versions == {"plugin": __version__, "engine": VERSION, "backend": engine.backend}
