@@ -26,7 +26,8 @@ from meton_plugins.finetune.engine.file_types import FILE_TYPES
 from meton_plugins.finetune.gguf.inspect import fingerprint
 from meton_plugins.finetune.paths import engine_dir
 from meton_plugins.finetune.serve import export as service
-from meton_plugins.finetune.serve.export import Export, export_model, read_export
+from meton_plugins.finetune.serve.export import export_model
+from meton_plugins.finetune.serve.export_record import Export, read_export
 from meton_plugins.finetune.train.runs import Run
 
 pytest_plugins = ["support.run_fixtures"]
@@ -339,7 +340,15 @@ def test_progress_names_its_stages(bench: Bench, trained: Run) -> None:
         "best",
         lambda stage, done, total: stages.setdefault(stage, []).append((done, total)),
     )
-    assert list(stages) == ["merging", "quantizing to q8_0", "hashing q8_0"]
+    assert list(stages) == [
+        "merging",
+        "quantizing to q8_0",
+        "hashing q8_0",
+        "measuring the base",
+        "measuring the adapter",
+        "measuring the merged file",
+        "measuring q8_0",
+    ]
     for seen in stages.values():
         assert seen == sorted(seen)
         done, total = seen[-1]

@@ -14,6 +14,7 @@ from .options import HelpWanted, split
 from .register_options import PARSERS, VERBS, overview
 from .registered import models, templates
 from .registering import add
+from .retiring import retire
 from .swapping import history, promote, rollback
 
 if TYPE_CHECKING:
@@ -49,4 +50,5 @@ WORK: Final[dict[str, Callable[[Host, argparse.Namespace], int]]] = {
     "promote": promote,
     "rollback": rollback,
     "history": history,
+    "retire": retire,
 }

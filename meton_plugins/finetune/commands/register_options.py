@@ -10,7 +10,7 @@ from .options import Parser
 
 __all__ = ["PARSERS", "VERBS", "overview"]
 
-VERBS: Final = ("add", "list", "templates", "check", "gate", "promote", "rollback", "history")
+VERBS: Final = ("add", "list", "templates", "check", "gate", "promote", "rollback", "history", "retire")
 
 
 def overview() -> str:
@@ -78,6 +78,14 @@ def _templates_parser() -> Parser:
     return parser
 
 
+def _retire_parser() -> Parser:
+    parser = _parser("retire", "remove registered models that nothing needs, after asking")
+    parser.add_argument("models", nargs="*", metavar="NAME:TAG", help="which (default: all that nothing needs)")
+    parser.add_argument("--files", action="store_true", help="delete their exported GGUF files too")
+    parser.add_argument("--yes", action="store_true", help="without asking; the files stay unless --files")
+    return parser
+
+
 PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "add": _add_parser,
     "list": lambda: _parser("list", "show the registered models"),
@@ -87,4 +95,5 @@ PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "promote": _promote_parser,
     "rollback": _rollback_parser,
     "history": lambda: _parser("history", "show every swap of a slot"),
+    "retire": _retire_parser,
 }

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ...host.errors import HostError
 from .edge import note, say, show_json
 from .fallback import mend_fallback
 from .places import home_of, server_of, store_of
@@ -48,6 +49,7 @@ def add(host: Host, given: argparse.Namespace) -> int:
 
 def _registered(host: Host, server: Server, source: Source, given: argparse.Namespace) -> tuple[Registered, list[str]]:
     """The model that was made (or found) of `source`, and what the user should know about it."""
+    from ..serve.licences import reminder, said_in
     from ..serve.names import full_name
     from ..serve.register import register
     from ..serve.templates import inherit, load_template
@@ -60,16 +62,18 @@ def _registered(host: Host, server: Server, source: Source, given: argparse.Name
         modelfile = dataclasses.replace(modelfile, system=source.system)
     server.check()
     base = server.show(full_name(source.base)) if source.base and server.exists(full_name(source.base)) else None
-    with bar(host) as tell:
+    whole = inherit(modelfile, base)
+    with bar(host, in_bytes=("reading", "uploading")) as tell:
         made = register(
             server,
             home,
             source.path,
             given.name or source.name,
-            inherit(modelfile, base),
+            whole,
             base=base,
             expected_sha=source.sha256,
             notes={**source.notes, "template": template},
+            in_slots=_in_slots(host),
             hashing=lambda done, total: tell("reading", done, total),
             uploading=lambda done, total: tell("uploading", done, total),
         )
@@ -79,4 +83,15 @@ def _registered(host: Host, server: Server, source: Source, given: argparse.Name
         warnings.append(f"The run was trained with the SYSTEM of {learned}: answers may differ from what it learned.")
     if base is None:
         warnings.append("The server does not have the base model, so template and stops come from the GGUF alone.")
+    text = "\n".join(whole.licenses)
+    if asked := reminder(text, "" if text.strip() else said_in(source.path)):
+        warnings.append(asked)
     return made, warnings
+
+
+def _in_slots(host: Host) -> tuple[str, ...]:
+    """The models that answer somewhere; none where the configuration cannot be read, which promoting complains of."""
+    try:
+        return tuple(host.slots.read().values()) if host.slots is not None else ()
+    except HostError:
+        return ()

@@ -25,7 +25,7 @@ from ..told import BACKUPS, Told
 from ..train.lock import start_lock
 from ..train.record import Redacted
 from ..train.runs import Run, all_runs
-from .export import read_export
+from .export_record import read_export
 from .register import list_registered
 
 __all__ = ["Receipt", "SeenBy", "finish", "forget", "where"]
