@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from meton_plugins.finetune.commands import model_register
@@ -124,9 +125,11 @@ def test_promoting_asks(host: RecordingHost, exported: Path, answer: bool | None
             "promote meton-x:v1 --yes", 1, "does not list meton-x:v1, so primary keeps big:32b", id="not-listed"
         ),
         pytest.param("promote big --yes", 2, "name:tag", id="no-tag"),
-        pytest.param("promote a:b --slot quick --yes", 2, "--slot takes primary, fallback", id="slot"),
+        pytest.param("promote a:b --slot slow --yes", 2, "--slot takes primary, fallback, quick", id="slot"),
+        pytest.param("promote a:b --slot quick --yes", 1, "names no model for quick: add models.quick", id="quick"),
+        pytest.param("house --slot quick --yes", 1, "names no model for quick: add models.quick", id="add-to-quick"),
         pytest.param("promote", 2, "required", id="nothing-named"),
-        pytest.param("rollback --steps x", 2, "invalid int", id="steps"),
+        pytest.param("rollback --steps x", 2, "--steps takes a whole number", id="steps"),
         pytest.param("nope", 1, "no file and no exported run nope", id="no-run"),
         pytest.param("add nope.gguf", 1, "There is no file nope.gguf", id="no-file"),
         pytest.param("house --quant q2_k", 2, "/export model house --quant q2_k", id="quant"),
@@ -170,6 +173,54 @@ def test_a_model_of_somebody_else_needs_no_gate(host: RecordingHost, exported: P
     host.json = True
     assert run(host, "history") == 0
     assert host.last_json()[-1]["why"] == "promoted"
+
+
+def test_the_duties_of_the_licence_are_shown(host: RecordingHost, exported: Path, url: str) -> None:
+    export = json.loads((exported / "export.json").read_text())
+    export["base"]["name"] = "base:7b"
+    (exported / "export.json").write_text(json.dumps(export))
+    text = 'LLAMA 3.2 COMMUNITY LICENSE AGREEMENT\n"Agreement" means...\n\n"""\n'
+    file = exported / "house-q8_0.gguf"
+    digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    with Server(url) as server:
+        server.upload(file, digest)
+        server.create({"model": "base:7b", "files": {"a.gguf": digest}, "license": [text], "stream": True})
+        assert run(host, "house") == 0
+        assert 'it must show "Built with Llama", and its name must begin with "Llama" (section 1.b.i).' in host.output
+        assert server.show("meton-house:latest").license == server.show("base:7b").license == text
+
+
+def loaded(url: str) -> list[str]:
+    """The models in the server's memory."""
+    return [model["name"] for model in httpx.get(f"{url}/api/ps").json()["models"]]
+
+
+def test_the_version_before_leaves_the_servers_memory(host: RecordingHost, exported: Path, url: str) -> None:
+    def registered(line: str) -> str:
+        host.json = True
+        assert run(host, line) == 0
+        return str(host.last_json()["model"]["tag"])
+
+    first = registered("house --quant q8_0")
+    with Server(url) as server:
+        server.generate(first, "x", options={"num_predict": 1})
+        assert loaded(url) == [first]
+        second = registered("house --quant q4_k_m")
+        assert loaded(url) == [], "the alias means the second one now"
+
+        # What a slot holds is asked next, and stays; until another takes its place.
+        assert run(host, f"promote {second} --yes --force") == 0
+        server.generate(second, "x", options={"num_predict": 1})
+        third = registered("house --quant q8_0 --template basic")
+        assert second in loaded(url)
+        assert run(host, f"promote {third} --yes --force") == 0
+        assert second not in loaded(url)
+
+
+def test_a_slot_that_is_missing_is_said_before_anything_is_made(host: RecordingHost, exported: Path, url: str) -> None:
+    assert run(host, "house --slot quick --yes") == 1
+    with Server(url) as server:
+        assert server.models() == []
 
 
 def test_no_config(host: RecordingHost, exported: Path) -> None:

@@ -25,9 +25,12 @@ __all__ = ["add"]
 def add(host: Host, given: argparse.Namespace) -> int:
     """Make an Ollama model, and put it into a slot where one is named."""
     from ..serve.exported import find_source
+    from ..serve.slots import holder
 
     source = find_source(home_of(host), given.source, given.quant)
     store = store_of(host) if given.slot else None
+    if store is not None:
+        holder(store, given.slot)
     with server_of(host) as server:
         made, warnings = _registered(host, server, source, given)
         swapped = promote_asked(host, store, server, made.tag, given) if store else None

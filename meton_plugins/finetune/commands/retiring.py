@@ -60,7 +60,7 @@ def _agreed(host: Host, leaving: Sequence[Standing], freed: int, given: argparse
         gone = "" if each.listed else ", the server does not have it any more"
         say(host, f"{each.made.tag}  {_size(each.made.bytes)}, registered {minute(each.made.when)}{gone}")
     models = many(len(leaving), "model")
-    answer = host.ask(f"Remove {models} from the Ollama server, and free {_size(freed)} there?")
+    answer = host.ask(f"Remove {models} from the Ollama server, which frees up to {_size(freed)} there?")
     if answer is None:
         raise UsageError(f"Nobody can be asked here whether {models} may go: add --yes to do it.")
     if not answer:
