@@ -18,12 +18,13 @@ import pytest
 from filelock import FileLock
 from gguf import GGUFReader
 from support.host import RecordingHost
+from support.models import rewrite
 from support.runs import Bench, until
 
 from meton_plugins.finetune.commands import export
 from meton_plugins.finetune.commands.export import VERBS
 from meton_plugins.finetune.engine.file_types import FILE_TYPES
-from meton_plugins.finetune.gguf.inspect import fingerprint
+from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
 from meton_plugins.finetune.paths import engine_dir
 from meton_plugins.finetune.serve import export as service
 from meton_plugins.finetune.serve.export import export_model
@@ -192,6 +193,41 @@ def test_another_adapter_replaces_the_files_of_the_first(typed: Typed, trained: 
 def test_every_type_that_is_offered_can_be_written(typed: Typed) -> None:
     typed(f"model --quant {','.join(FILE_TYPES)}")
     assert len([name for name in typed.files if name.endswith(".gguf")]) == len(FILE_TYPES)
+
+
+def records(path: Path) -> dict[str, bytes]:
+    """Every key of a GGUF with the bytes that stand for it: its name, types and value."""
+    fields = GGUFReader(path).fields
+    return {key: b"".join(bytes(part) for part in fields[key].parts) for key in fields if not key.startswith("GGUF.")}
+
+
+def test_all_that_serving_needs_is_kept_byte_for_byte(own_base: Bench) -> None:
+    """Chat template, tokenizer, ends of a turn, rope settings, licence and notes: only the file's own type changes."""
+    architecture = inspect(own_base.base).architecture
+    rope = {"freq_base": 1e6, "scaling.type": "linear", "scaling.factor": 2.0, "scaling.finetuned": True}
+    added = {
+        **{f"{architecture}.rope.{key}": value for key, value in rope.items()},
+        f"{architecture}.attention.sliding_window": 4096,
+        "tokenizer.ggml.eot_token_id": 1,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.chat_template.tool_use": "{% for tool in tools %}{{ tool }}{% endfor %}\n",
+        "general.license": "other",
+        "general.license.name": "größe-1.0",
+        "general.tags": ["chat", "été"],
+    }
+    rewrite(own_base.base, own_base.base, add=added)
+    own_base.train(epochs=1)
+    typed = Typed(own_base)
+    typed("model --quant f16,q8_0,q4_k_m --no-check")
+    before = records(own_base.base)
+    assert set(added) < set(before)
+    assert {"tokenizer.chat_template", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"} < set(before)
+    for quant in ("f16", "q8_0", "q4_k_m"):
+        after = records(typed.folder / f"one-{quant}.gguf")
+        assert set(after) - set(before) <= {"general.file_type", "general.quantization_version"}
+        changed = [key for key, value in before.items() if after.get(key) != value]
+        assert set(changed) <= {"general.file_type"}, quant
 
 
 # An adapter

@@ -192,7 +192,7 @@ def test_the_duties_of_the_licence_are_shown(host: RecordingHost, exported: Path
 
 def loaded(url: str) -> list[str]:
     """The models in the server's memory."""
-    return [model["name"] for model in httpx.get(f"{url}/api/ps").json()["models"]]
+    return [model["name"] for model in httpx.get(f"{url}/api/ps", trust_env=False).json()["models"]]
 
 
 def test_the_version_before_leaves_the_servers_memory(host: RecordingHost, exported: Path, url: str) -> None:
