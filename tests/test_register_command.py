@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from time import sleep
 
 import httpx
 import pytest
+from rich.console import Console
 
 from meton_plugins.finetune.commands import model_register
+from meton_plugins.finetune.commands.progress import bar
 from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.serve.ollama import Server
@@ -221,6 +226,20 @@ def test_a_slot_that_is_missing_is_said_before_anything_is_made(host: RecordingH
     assert run(host, "house --slot quick --yes") == 1
     with Server(url) as server:
         assert server.models() == []
+
+
+def test_an_upload_shows_its_speed(offline: RecordingHost) -> None:
+    screen = StringIO()
+    offline.console = Console(file=screen, force_terminal=True, width=100)
+    with bar(offline, in_bytes=("uploading",)) as tell:
+        tell("merging", 1, 4)
+        tell("uploading", 0, 8_000_000)
+        sleep(0.05)
+        tell("uploading", 4_000_000, 8_000_000)
+        sleep(0.3)
+    lines = screen.getvalue().splitlines()
+    assert re.search(r"uploading .* 50% .*\d\d\.\d MB/s", next(line for line in lines if "MB/s" in line))
+    assert not any("merging" in line and "MB/s" in line for line in lines)
 
 
 def test_no_config(host: RecordingHost, exported: Path) -> None:

@@ -204,6 +204,18 @@ def test_each_reason_to_stay(
     assert {old, middle, new} < names(server)
 
 
+def test_what_somebody_took_out_of_a_slot_by_hand_may_go(
+    host: RecordingHost, server: Server, versions: list[Registered]
+) -> None:
+    promoted(host, versions[0].tag, versions[1].tag)
+    assert host.slots is not None
+    host.slots.write("primary", "mine:1b", expected=versions[1].tag)
+    assert run(host, "rollback") == 1, "no way leads back from there"
+    host.clear()
+    assert run(host, f"retire {versions[0].tag} {versions[1].tag} --yes") == 0
+    assert names(server) == {versions[2].tag, "meton-house:latest"}
+
+
 def test_a_slot_that_holds_the_alias_holds_its_version(
     host: RecordingHost, server: Server, versions: list[Registered]
 ) -> None:

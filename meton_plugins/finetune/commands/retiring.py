@@ -25,9 +25,9 @@ def retire(host: Host, given: argparse.Namespace) -> int:
     from ..serve import retire as service
 
     home = home_of(host)
-    holds = host.slots.read() if host.slots is not None else {}
+    file, holds = (host.slots.path, host.slots.read()) if host.slots is not None else (None, {})
     with server_of(host) as server:
-        found = service.standings(home, server, holds, history_of(host))
+        found = service.standings(home, server, history_of(host), file, holds)
         leaving = service.chosen(home, found, given.models)
         staying = [each for each in found if each.reason]
         if leaving and not _agreed(host, leaving, service.freed(found, leaving), given):

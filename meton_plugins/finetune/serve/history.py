@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -85,15 +86,16 @@ class History:
                 stack.append(swap)
         return stack
 
-    def in_use(self) -> dict[str, str]:
+    def in_use(self, file: Path | None = None, holds: Mapping[str, str] | None = None) -> dict[str, str]:
         """The models that the last swaps need, each with why: what they put into a slot, and the way back from it.
 
-        Only of files that are still there.
+        Only of files that are still there. `holds`: what the slots of `file` hold now; one that somebody else changed
+        since has no way back.
         """
         found: dict[str, str] = {}
         for slot, name in sorted({(swap.slot, swap.file) for swap in self.swaps()}):
             stack = self.standing(slot, Path(name)) if Path(name).is_file() else []
-            if stack:
+            if stack and (file is None or name != str(file) or (holds or {}).get(slot) == stack[-1].new):
                 found.setdefault(stack[-1].new, f"{slot} of {name} was given it")
                 found.setdefault(stack[-1].old, f"rollback gives it back to {slot} of {name}")
         return found

@@ -35,11 +35,13 @@ def retired(home: Home) -> dict[str, str]:
     return {made.tag: made.retired for made in list_registered(home) if made.retired}
 
 
-def standings(home: Home, server: Server, holds: Mapping[str, str], history: History) -> list[Standing]:
-    """Every registered model that was not retired, oldest first. `holds`: which model each slot holds now."""
+def standings(
+    home: Home, server: Server, history: History, file: Path | None, holds: Mapping[str, str]
+) -> list[Standing]:
+    """Every registered model that was not retired, oldest first. `holds`: what the slots of `file` hold now."""
     listed = {model.name: model for model in server.models()}
     needed = {full_name(model): f"{slot} holds it" for slot, model in holds.items()}
-    for model, why in history.in_use().items():
+    for model, why in history.in_use(file, holds).items():
         needed.setdefault(full_name(model), why)
     found = []
     for made in list_registered(home):
