@@ -89,6 +89,16 @@ def test_what_is_still_to_be_measured() -> None:
     assert unmeasured(made(Survival(reason="no engine", again=True), q8_0=None))
 
 
+def test_a_file_whose_values_overflow_is_said_to_be_of_no_use() -> None:
+    export = made(GAIN, q8_0=1.5, f16=None)
+    export.files[1].broken = True
+    assert not unmeasured(export)
+    assert kept(export, "f16") == "gives no numbers"
+    first, second = warnings(export)
+    assert first.startswith("q8_0 keeps 75% of the gain, and nothing keeps more: ")
+    assert second == "f16 gives no numbers, for its values overflow: train with a lower learning rate."
+
+
 # Real files
 
 
@@ -220,6 +230,23 @@ def test_an_adapter_that_gains_nothing(typed: Typed, bench: Bench) -> None:
     assert "The adapter gains nothing on" in said
     assert "see /finetune show idle." in said
     assert "keeps" not in said
+
+
+def test_a_merge_that_overflows(typed: Typed, bench: Bench) -> None:
+    """Half precision has no numbers above 65,504: what a far too high learning rate makes of a model may need them."""
+    bench.train("wild", epochs=1, learning_rate=0.3, lora_rank=8)
+    said = typed("model wild --quant f16,q8_0")
+    export = read_export(bench.home.models / "wild")
+    assert export is not None
+    seen = export.survival
+    assert seen is not None
+    text = (bench.home.models / "wild" / "export.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert [file.broken for file in export.files] == [True, False]
+    assert seen.merged_broken
+    assert "merged not a number" in said
+    assert "f16 gives no numbers, for its values overflow" in said
 
 
 def test_an_engine_that_fails_costs_no_file_and_the_next_export_measures(

@@ -95,6 +95,7 @@ def _measured(seen: Survival | None) -> Iterator[str]:
         yield seen.reason
         return
     merged = "" if seen.merged is None else f", merged {seen.merged:.3f}"
+    merged = ", merged not a number" if seen.merged_broken else merged
     rows = "1 validation row" if seen.rows == 1 else f"{seen.rows} validation rows"
     yield f"Loss on {rows}: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}{merged} nats a token."
     if seen.left_out:

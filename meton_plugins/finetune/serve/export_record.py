@@ -19,13 +19,17 @@ class _Record(BaseModel):
 
 
 class ExportedFile(_Record):
-    """One file of an export. `bytes` is its size; `loss` is in nats a token on the rows of `Survival`."""
+    """One file of an export. `bytes` is its size; `loss` is in nats a token on the rows of `Survival`.
+
+    `broken`: its loss is not a number, because its values overflow somewhere.
+    """
 
     quant: str
     path: str
     sha256: str
     bytes: int
     loss: float | None = None
+    broken: bool = False
 
 
 class Survival(_Record):
@@ -39,6 +43,7 @@ class Survival(_Record):
     base: float | None = None
     adapter: float | None = None
     merged: float | None = None
+    merged_broken: bool = False
     reason: str = ""
     again: bool = False
 

@@ -18,7 +18,7 @@ from ..gguf.inspect import fingerprint
 from ..paths import Home
 from ..train.runs import Run
 from .contender import Chat, Contender
-from .export_record import Export, Survival
+from .export_record import Export, ExportedFile, Survival
 from .subject import template_of
 
 __all__ = ["ENOUGH", "kept", "measure", "unmeasured", "warnings"]
@@ -55,7 +55,7 @@ class _Scale(NamedTuple):
 def unmeasured(export: Export) -> bool:
     """Whether `measure` has something to do."""
     seen = export.survival
-    return seen is None or seen.again or (not seen.reason and any(file.loss is None for file in export.files))
+    return seen is None or seen.again or (not seen.reason and any(map(_open, export.files)))
 
 
 def measure(
@@ -71,16 +71,28 @@ def measure(
         export.survival = scale if isinstance(scale, Survival) else _gain(scale, run, adapter, merged, export, tell)
         save()
         for file in export.files:
-            if file.loss is None and isinstance(scale, _Scale) and not export.survival.reason:
-                file.loss = scale.loss(file.quant, Path(file.path), file.sha256, tell)
+            if _open(file) and isinstance(scale, _Scale) and not export.survival.reason:
+                file.loss = _number(scale.loss(file.quant, Path(file.path), file.sha256, tell))
+                file.broken = file.loss is None
                 save()
     except FinetuneError as error:
         export.survival = Survival(reason=error.sentence, again=True)
         save()
 
 
+def _open(file: ExportedFile) -> bool:
+    return file.loss is None and not file.broken
+
+
+def _number(loss: float) -> float | None:
+    """`loss`, or None for what is no number: JSON has no word for it, and no share can be taken of it."""
+    return loss if math.isfinite(loss) else None
+
+
 def kept(export: Export, quant: str) -> str:
     """`keeps 97% of the gain`; empty where that is not known."""
+    if any(file.broken for file in export.files if file.quant == quant):
+        return "gives no numbers"
     share = _share(export, quant)
     if share is None:
         return ""
@@ -92,6 +104,8 @@ def warnings(export: Export) -> list[str]:
     """A sentence for each file that keeps too little, with the next better type."""
     lines = []
     for file in export.files:
+        if file.broken:
+            lines.append(f"{file.quant} gives no numbers, for its values overflow: train with a lower learning rate.")
         share = _share(export, file.quant)
         if share is None or share >= ENOUGH:
             continue
@@ -115,8 +129,8 @@ def _better(export: Export, quant: str) -> str | None:
     """The next better type that is not known to keep too little itself."""
     larger = list(FILE_TYPES)[: list(FILE_TYPES).index(quant)]
     for each in LADDER:
-        share = _share(export, each)
-        if each in larger and (share is None or share >= ENOUGH):
+        share, broken = _share(export, each), any(f.broken for f in export.files if f.quant == each)
+        if each in larger and not broken and (share is None or share >= ENOUGH):
             return each
     return None
 
@@ -148,6 +162,12 @@ def _gain(scale: _Scale, run: Run, adapter: Path, merged: Path, export: Export, 
     before = scale.loss("the base", Path(base.path), base.sha256, tell)
     after = scale.loss("the adapter", Path(base.path), both, tell, adapter)
     found = Survival(rows=len(scale.chats), left_out=scale.left_out, base=before, adapter=after)
+    if _number(before) is None or _number(after) is None:
+        whole = found.model_copy(update={"base": _number(before), "adapter": _number(after)})
+        which = "The base" if whole.base is None else "The adapter"
+        return whole.model_copy(
+            update={"reason": f"{which} gives no numbers on the validation rows: its values overflow."}
+        )
     if before - after < LEAST_GAIN:
         found.reason = (
             f"The adapter gains nothing on {len(scale.chats)} validation rows (loss {before:.3f} → {after:.3f}), so "
@@ -155,9 +175,10 @@ def _gain(scale: _Scale, run: Run, adapter: Path, merged: Path, export: Export, 
         )
     elif merged.is_file():
         known = next((file.sha256 for file in export.files if file.quant == "f16"), None)
-        found.merged = scale.loss("the merged file", merged, known or fingerprint(merged), tell)
+        found.merged = _number(scale.loss("the merged file", merged, known or fingerprint(merged), tell))
+        found.merged_broken = found.merged is None
     elif export.survival is not None:
-        found.merged = export.survival.merged
+        found.merged, found.merged_broken = export.survival.merged, export.survival.merged_broken
     return found
 
 
