@@ -152,8 +152,18 @@ def test_base_adapter_merged_and_each_file_are_measured(typed: Typed, bench: Ben
     assert abs(1 - q8_0) < 0.05
     assert abs(1 - q4_0) > abs(1 - q8_0), "a coarser type keeps less, or strays more"
     assert f"{kept(export, 'q8_0')}  {typed.folder / 'one-q8_0.gguf'}" in said
-    assert f"Loss on 6 validation rows: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}" in said
+    assert f"Nats a token on 6 validation rows: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}" in said
     assert not (typed.folder / "one-f16.gguf").exists()
+
+
+def test_as_json(typed: Typed) -> None:
+    typed.host.json = True
+    said = json.loads(typed("model --quant q8_0"))
+    share = typed.export.survival.keeps(typed.export.files[0].loss) if typed.export.survival else None
+    assert share is not None
+    assert said["keeps"] == {"q8_0": share}
+    assert said["warnings"] == []
+    assert said["survival"]["rows"] == 6
 
 
 def never(*_given: Any, **_named: Any) -> Any:

@@ -62,6 +62,7 @@ def _run(host: Host, home: Home, line: str) -> int:
 
 def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..serve.export import export_model
+    from ..serve.export_record import Survival
     from ..serve.survival import kept, warnings
     from ..train.runs import find_run
 
@@ -70,7 +71,9 @@ def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
     with bar(host) as progress:
         export, done = export_model(home, run, quants, options.adapter, progress, check=not options.no_check)
     if host.json:
-        show_json(host, export.model_dump())
+        seen = export.survival or Survival()
+        shares = {file.quant: seen.keeps(file.loss) for file in export.files}
+        show_json(host, {**export.model_dump(), "keeps": shares, "warnings": warnings(export)})
         return 0
     notes = [kept(export, file.quant) for file in export.files]
     width = max(map(len, notes))
@@ -97,7 +100,7 @@ def _measured(seen: Survival | None) -> Iterator[str]:
     merged = "" if seen.merged is None else f", merged {seen.merged:.3f}"
     merged = ", merged not a number" if seen.merged_broken else merged
     rows = "1 validation row" if seen.rows == 1 else f"{seen.rows} validation rows"
-    yield f"Loss on {rows}: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}{merged} nats a token."
+    yield f"Nats a token on {rows}: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}{merged}."
     if seen.left_out:
         yield f"{seen.left_out} more {'is' if seen.left_out == 1 else 'are'} too long for the run's --ctx-size."
 
