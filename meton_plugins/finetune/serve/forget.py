@@ -190,7 +190,8 @@ def _seen(home: Home, run: Run, note: Redacted) -> SeenBy:
     export = read_export(home.models / run.name)
     seen.merged = [file.path for file in export.files if Path(file.path).exists()] if export else []
     if home.models.is_dir():
-        seen.models = [model.tag for model in list_registered(home) if model.notes.get("run") == run.name]
+        there = [model for model in list_registered(home) if not model.retired]
+        seen.models = [model.tag for model in there if model.notes.get("run") == run.name]
     return seen
 
 
