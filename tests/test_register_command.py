@@ -21,6 +21,7 @@ from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.serve.ollama import Server
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.host import RecordingHost
+from tests.support.models import rewrite
 from tests.support.ollama_server import private_server
 
 CONFIG = "# mine\nmodels:\n  primary: big:32b\n  fallback: small:8b\n"
@@ -193,6 +194,15 @@ def test_the_duties_of_the_licence_are_shown(host: RecordingHost, exported: Path
         assert run(host, "house") == 0
         assert 'it must show "Built with Llama", and its name must begin with "Llama" (section 1.b.i).' in host.output
         assert server.show("meton-house:latest").license == server.show("base:7b").license == text
+
+
+def test_a_licence_that_only_the_gguf_names(host: RecordingHost, tmp_path: Path) -> None:
+    for key, words in (("llama3.2", 'it must show "Built with Llama"'), ("apache-2.0", "")):
+        path = tmp_path / f"{key}.gguf"
+        rewrite(make_tiny(path), path, add={"general.license": key})
+        assert run(host, f"add {path}") == 0
+        assert words in host.output
+        assert ("A reminder, not advice." in host.output) is bool(words)
 
 
 def loaded(url: str) -> list[str]:
