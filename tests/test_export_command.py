@@ -18,15 +18,17 @@ import pytest
 from filelock import FileLock
 from gguf import GGUFReader
 from support.host import RecordingHost
+from support.models import rewrite
 from support.runs import Bench, until
 
 from meton_plugins.finetune.commands import export
 from meton_plugins.finetune.commands.export import VERBS
 from meton_plugins.finetune.engine.file_types import FILE_TYPES
-from meton_plugins.finetune.gguf.inspect import fingerprint
+from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
 from meton_plugins.finetune.paths import engine_dir
 from meton_plugins.finetune.serve import export as service
-from meton_plugins.finetune.serve.export import Export, export_model, read_export
+from meton_plugins.finetune.serve.export import export_model
+from meton_plugins.finetune.serve.export_record import Export, read_export
 from meton_plugins.finetune.train.runs import Run
 
 pytest_plugins = ["support.run_fixtures"]
@@ -193,6 +195,41 @@ def test_every_type_that_is_offered_can_be_written(typed: Typed) -> None:
     assert len([name for name in typed.files if name.endswith(".gguf")]) == len(FILE_TYPES)
 
 
+def records(path: Path) -> dict[str, bytes]:
+    """Every key of a GGUF with the bytes that stand for it: its name, types and value."""
+    fields = GGUFReader(path).fields
+    return {key: b"".join(bytes(part) for part in fields[key].parts) for key in fields if not key.startswith("GGUF.")}
+
+
+def test_all_that_serving_needs_is_kept_byte_for_byte(own_base: Bench) -> None:
+    """Chat template, tokenizer, ends of a turn, rope settings, licence and notes: only the file's own type changes."""
+    architecture = inspect(own_base.base).architecture
+    rope = {"freq_base": 1e6, "scaling.type": "linear", "scaling.factor": 2.0, "scaling.finetuned": True}
+    added = {
+        **{f"{architecture}.rope.{key}": value for key, value in rope.items()},
+        f"{architecture}.attention.sliding_window": 4096,
+        "tokenizer.ggml.eot_token_id": 1,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.chat_template.tool_use": "{% for tool in tools %}{{ tool }}{% endfor %}\n",
+        "general.license": "other",
+        "general.license.name": "größe-1.0",
+        "general.tags": ["chat", "été"],
+    }
+    rewrite(own_base.base, own_base.base, add=added)
+    own_base.train(epochs=1)
+    typed = Typed(own_base)
+    typed("model --quant f16,q8_0,q4_k_m --no-check")
+    before = records(own_base.base)
+    assert set(added) < set(before)
+    assert {"tokenizer.chat_template", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"} < set(before)
+    for quant in ("f16", "q8_0", "q4_k_m"):
+        after = records(typed.folder / f"one-{quant}.gguf")
+        assert set(after) - set(before) <= {"general.file_type", "general.quantization_version"}
+        changed = [key for key, value in before.items() if after.get(key) != value]
+        assert set(changed) <= {"general.file_type"}, quant
+
+
 # An adapter
 
 
@@ -339,7 +376,15 @@ def test_progress_names_its_stages(bench: Bench, trained: Run) -> None:
         "best",
         lambda stage, done, total: stages.setdefault(stage, []).append((done, total)),
     )
-    assert list(stages) == ["merging", "quantizing to q8_0", "hashing q8_0"]
+    assert list(stages) == [
+        "merging",
+        "quantizing to q8_0",
+        "hashing q8_0",
+        "measuring the base",
+        "measuring the adapter",
+        "measuring the merged file",
+        "measuring q8_0",
+    ]
     for seen in stages.values():
         assert seen == sorted(seen)
         done, total = seen[-1]

@@ -233,11 +233,11 @@ def test_the_receipt_names_what_is_out_of_reach(typed: Typed, tmp_path: Path) ->
     file = {"quant": "q4_k_m", "path": str(exported), "sha256": "0", "bytes": 4}
     export = {"run": "one", "base": {}, "adapter_sha256": "0", "template": "basic", "created": "", "files": [file]}
     write_json(home.models / "one" / "export.json", export)
-    for name, run in (("one", "one"), ("other", "two")):
+    for name, run, retired in (("one", "one", None), ("other", "two", None), ("old", "one", "2026-03-02")):
         tag = f"meton-{name}:v1-2026-03-01-{'0' * 8}"
         known = {
             "tag": tag, "alias": "a", "digest": "d", "gguf": "g", "sha256": "s", "bytes": 4, "request": "r",
-            "when": "2026-03-01", "notes": {"run": run},
+            "when": "2026-03-01", "notes": {"run": run}, "retired": retired,
         }  # fmt: skip
         write_json(private_dir(home.models / name) / f"{tag.partition(':')[2]}.json", known)
     (home.root / "notes.txt").write_text(f"I looked: {ANSWER.upper()}")

@@ -25,12 +25,14 @@ from meton_plugins.finetune.gguf.merge import merge
 from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.serve.form_check import Asked, FormCheck, check, prompts
+from meton_plugins.finetune.settings import GateSettings
 from meton_plugins.finetune.turn import Turn
 from tools.tiny_base import merges_of
 
 pytest_plugins = ["support.run_fixtures"]
 
 INSTRUCTIONS = "You are Meton." + " question answer" * 70 + "\nEXACT TOOL NAMES:\nfile_operations\n\n"
+MAY_FALL = GateSettings().form_fall
 ASKED = [Asked(f"e{number}", f"What is {number}?", f"Prompt {number}") for number in range(50)]
 
 
@@ -64,20 +66,26 @@ def never(texts: Sequence[str]) -> list[str]:
     ids=["keeps", "two-points", "four-points", "all-lost", "better", "hardly-there", "base-never"],
 )
 def test_verdicts(base: Any, tuned: Any, verdict: str, kept: tuple[int, int]) -> None:
-    found = check(ASKED, base, tuned)
+    found = check(ASKED, base, tuned, MAY_FALL)
     assert (found.verdict, (found.base, found.tuned)) == (verdict, kept)
     assert found.prompts == 50
 
 
+def test_how_far_it_may_fall_is_the_callers_word() -> None:
+    assert check(ASKED, keeping, losing(2), 4.0).verdict == "pass"
+    strict = check(ASKED, keeping, losing(1), 0.0)
+    assert (strict.verdict, strict.reason) == ("fail", "the share falls by 2.0 points, 0 are allowed")
+
+
 def test_too_little_data_is_no_pass_and_costs_nothing() -> None:
-    found = check(ASKED[:19], never, never)
+    found = check(ASKED[:19], never, never, MAY_FALL)
     assert found.verdict == "too little data"
     assert "19 prompts are fewer than 20" in found.reason
-    assert check(ASKED[:20], keeping, keeping).verdict == "pass"
+    assert check(ASKED[:20], keeping, keeping, MAY_FALL).verdict == "pass"
 
 
 def test_what_was_lost_is_shown_in_part() -> None:
-    found = check(ASKED, keeping, losing(9))
+    found = check(ASKED, keeping, losing(9), MAY_FALL)
     assert [lost.question for lost in found.lost] == ["What is 0?", "What is 1?", "What is 2?"]
     assert found.lost[0].said == "Just Prompt 0."
     assert found.reason == "the share falls by 18.0 points, 2 are allowed"

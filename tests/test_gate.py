@@ -38,7 +38,7 @@ from meton_plugins.finetune.serve.gate import (
 from meton_plugins.finetune.serve.heldout import by_example, heldout
 from meton_plugins.finetune.serve.subject import find_subject
 from meton_plugins.finetune.serve.tools_check import REQUESTS, ToolsCheck
-from meton_plugins.finetune.serve.trial import find_holder, run_trial
+from meton_plugins.finetune.serve.trial import Holder, find_holder, run_trial
 from meton_plugins.finetune.settings import BuildSettings, GateSettings
 from meton_plugins.finetune.train.runs import Run
 from meton_plugins.finetune.turn import Turn
@@ -330,6 +330,13 @@ def test_a_good_run_passes_and_a_bad_one_does_not(judged: Bench) -> None:
     assert found.heldout == 26
     kept = json.loads((home.models / "good" / "gate.json").read_text())
     assert Gate.model_validate(kept) == found
+
+    # A slot whose model nobody could load any more has nothing to lose; one that cannot be measured is no pass.
+    for gone, verdict in ((True, "pass"), (False, "not measurable")):
+        held = run_trial(
+            home, find_subject(home, "good"), "good", Holder("x:7b", reason="?", gone=gone), SETTINGS, silent
+        )
+        assert {line.name: line.verdict for line in held.lines}["not worse than the slot's"] == verdict
 
     # One that hardly learned is no better than chance, and worse than the good one in the slot.
     judged.train("weak", epochs=1, learning_rate=1e-9, lora_rank=8)

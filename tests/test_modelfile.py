@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import random
+import re
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from meton_plugins.finetune.errors import ConfigError, NotFound, UsageError
@@ -122,6 +128,162 @@ def test_random_texts_round_trip() -> None:
         except ConfigError:
             refused += 1
     assert refused < 1000
+
+
+# Fuzzed against the grammar: texts are made by its rules, so what they mean is known without the parser.
+
+WORDS = (
+    "SYSTEM",
+    "# no comment",
+    "FROM x",
+    "PARAMETER stop y",
+    "it's",
+    "ü",
+    "🎉",
+    "{{ .Prompt }}",
+    "\\n",
+    "a",
+    "0",
+    "<|end|>",
+)
+CHOICES = [*WORDS, '"', '""', '"""', " ", "  ", "\t", "\n", "\r\n", "\n\n", "#"]
+BLANKS = (" ", "\t", "  ", " \t ")
+
+
+def any_text(chance: random.Random, most: int = 8) -> str:
+    return "".join(chance.choice(CHOICES) for _ in range(chance.randrange(most)))
+
+
+def spelled(chance: random.Random, value: str) -> str | None:
+    """One of the ways in which the grammar says `value`; None where that way cannot."""
+    bare = value == value.strip(" \t\r\n") and not set(value) & {"\n", "\r"} and not value.startswith('"')
+    ends = [line.strip() for line in re.split(r"[\r\n]", value)]
+    ways = []
+    if bare and value:
+        ways.append(value)
+    # A quoted text ends at the first line that, from the opening quote on, ends with the same quote.
+    if not f'"{value}"'.startswith('"""') and not any(line.endswith('"') for line in ends[:-1]):
+        ways.append(f'"{value}"')
+    if not any(line.endswith('"""') for line in ends[:-1]):
+        ways.append(f'"""{value}"""')
+    return chance.choice(ways) if ways else None
+
+
+def any_instruction(chance: random.Random, meant: dict[str, Any]) -> str:
+    """A line (or several) of a Modelfile; what it means is put into `meant`."""
+    kind = chance.choice(("SYSTEM", "TEMPLATE", "LICENSE", "MESSAGE", "stop", "number", "comment", "nothing"))
+    if kind == "comment":
+        return "#" + any_text(chance).replace("\n", "").replace("\r", "")
+    if kind == "nothing":
+        return chance.choice(("", "  ", "\t"))
+    name = "".join(
+        chance.choice((letter, letter.lower())) for letter in ("PARAMETER" if kind in ("stop", "number") else kind)
+    )
+    gap, end = chance.choice(BLANKS), chance.choice(("", " ", "\t"))
+    if kind == "number":
+        parameter, value = chance.choice((("top_k", 7), ("temperature", 0.25), ("use_mmap", False), ("seed", -3)))
+        meant["parameters"][parameter] = value
+        return f"{name} {parameter}{gap}{str(value).lower()}{end}"
+    value = any_text(chance)
+    said = spelled(chance, value)
+    if said is None:
+        return ""
+    if kind == "stop":
+        meant["parameters"].setdefault("stop", []).append(value)
+        return f"{name} stop{gap}{said}{end}"
+    if kind == "MESSAGE":
+        role = chance.choice(("system", "user", "assistant"))
+        meant["messages"].append(Message(role, value))
+        return f"{name} {role}{gap}{said}{end}"
+    if kind == "LICENSE":
+        meant["licenses"].append(value)
+    else:
+        meant[kind.lower()] = value
+    return f"{name}{gap}{said}{end}"
+
+
+def any_modelfile(chance: random.Random) -> tuple[str, Modelfile]:
+    """A text by the grammar, and what it means."""
+    meant: dict[str, Any] = {"parameters": {}, "messages": [], "licenses": []}
+    newline = chance.choice(("\n", "\r\n"))
+    lines = ["FROM ."] + [any_instruction(chance, meant) for _ in range(chance.randrange(7))]
+    meant["messages"], meant["licenses"] = tuple(meant["messages"]), tuple(meant["licenses"])
+    return newline.join(lines) + chance.choice(("", newline)), Modelfile(**meant)
+
+
+def test_texts_made_by_the_grammar_mean_what_they_say() -> None:
+    chance = random.Random(7)
+    for _round in range(3000):
+        text, meant = any_modelfile(chance)
+        assert parse(text) == meant, text
+
+
+def test_whole_modelfiles_round_trip() -> None:
+    chance = random.Random(8)
+    written = 0
+    for _round in range(2000):
+        _text, modelfile = any_modelfile(chance)
+        with contextlib.suppress(ConfigError):  # a line of some text ends with three quotes
+            text = write(modelfile)
+            written += 1
+            assert parse(text) == modelfile, text
+    assert written > 1500
+
+
+def test_a_damaged_text_is_read_or_refused_with_its_line() -> None:
+    chance = random.Random(9)
+    refused = 0
+    for _round in range(3000):
+        text, _meant = any_modelfile(chance)
+        letters = list(text)
+        for _each in range(chance.randrange(1, 4)):
+            at = chance.randrange(len(letters) + 1)
+            letters[at : at + chance.randrange(3)] = chance.choice(CHOICES)
+        said = ""
+        try:
+            found = parse("".join(letters), "my.Modelfile")
+        except ConfigError as error:
+            said = error.sentence
+        if said:
+            assert re.match(r"my\.Modelfile(, line \d+: | has no FROM line)", said)
+            refused += 1
+            continue
+        with contextlib.suppress(ConfigError):
+            assert parse(write(found)) == found
+    assert 300 < refused < 2700
+
+
+def test_ollamas_own_parser_reads_the_same(tmp_path: Path) -> None:
+    """Its command line has the parser that counts: it reads what we write, and its server says what it read."""
+    from meton_plugins.finetune.gguf.tiny import make_tiny
+    from meton_plugins.finetune.serve.ollama import Server
+    from tests.support.ollama_server import private_server
+    from tools.private_ollama import executable
+
+    gguf = make_tiny(tmp_path / "tiny.gguf")
+    chance = random.Random(10)
+    with private_server(tmp_path / "server") as running, Server(running.url) as server:
+        environment = {"OLLAMA_HOST": running.url, "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+        read = 0
+        for number in range(30):
+            system, stop, said = (any_text(chance) or "x" for _ in range(3))
+            modelfile = Modelfile(
+                base=str(gguf), system=system, parameters={"stop": [stop]}, messages=(Message("user", said),)
+            )
+            try:
+                text = write(modelfile)
+            except ConfigError:
+                continue
+            (tmp_path / "Modelfile").write_bytes(text.encode())
+            command = [str(executable()), "create", f"m:{number}", "-f", str(tmp_path / "Modelfile")]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, (text, done.stderr)
+            show = server.show(f"m:{number}")
+            assert (show.system, inherit(Modelfile(), show).parameters) == (system, {"stop": [stop]}), text
+            read += 1
+            reply = httpx.post(f"{running.url}/api/show", json={"model": f"m:{number}"}, trust_env=False).json()
+            assert reply["messages"] == [{"role": "user", "content": said}], text
+        assert read > 20
 
 
 @pytest.mark.parametrize("name", SHIPPED)

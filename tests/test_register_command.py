@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
+from time import sleep
 
+import httpx
 import pytest
+from rich.console import Console
 
 from meton_plugins.finetune.commands import model_register
+from meton_plugins.finetune.commands.progress import bar
 from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.serve.ollama import Server
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.host import RecordingHost
+from tests.support.models import rewrite
 from tests.support.ollama_server import private_server
 
 CONFIG = "# mine\nmodels:\n  primary: big:32b\n  fallback: small:8b\n"
@@ -124,7 +131,9 @@ def test_promoting_asks(host: RecordingHost, exported: Path, answer: bool | None
             "promote meton-x:v1 --yes", 1, "does not list meton-x:v1, so primary keeps big:32b", id="not-listed"
         ),
         pytest.param("promote big --yes", 2, "name:tag", id="no-tag"),
-        pytest.param("promote a:b --slot quick --yes", 2, "--slot takes primary, fallback", id="slot"),
+        pytest.param("promote a:b --slot slow --yes", 2, "--slot takes primary, fallback, quick", id="slot"),
+        pytest.param("promote a:b --slot quick --yes", 1, "names no model for quick: add models.quick", id="quick"),
+        pytest.param("house --slot quick --yes", 1, "names no model for quick: add models.quick", id="add-to-quick"),
         pytest.param("promote", 2, "required", id="nothing-named"),
         pytest.param("rollback --steps x", 2, "--steps takes a whole number", id="steps"),
         pytest.param("nope", 1, "no file and no exported run nope", id="no-run"),
@@ -170,6 +179,77 @@ def test_a_model_of_somebody_else_needs_no_gate(host: RecordingHost, exported: P
     host.json = True
     assert run(host, "history") == 0
     assert host.last_json()[-1]["why"] == "promoted"
+
+
+def test_the_duties_of_the_licence_are_shown(host: RecordingHost, exported: Path, url: str) -> None:
+    export = json.loads((exported / "export.json").read_text())
+    export["base"]["name"] = "base:7b"
+    (exported / "export.json").write_text(json.dumps(export))
+    text = 'LLAMA 3.2 COMMUNITY LICENSE AGREEMENT\n"Agreement" means...\n\n"""\n'
+    file = exported / "house-q8_0.gguf"
+    digest = f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    with Server(url) as server:
+        server.upload(file, digest)
+        server.create({"model": "base:7b", "files": {"a.gguf": digest}, "license": [text], "stream": True})
+        assert run(host, "house") == 0
+        assert 'it must show "Built with Llama", and its name must begin with "Llama" (section 1.b.i).' in host.output
+        assert server.show("meton-house:latest").license == server.show("base:7b").license == text
+
+
+def test_a_licence_that_only_the_gguf_names(host: RecordingHost, tmp_path: Path) -> None:
+    for key, words in (("llama3.2", 'it must show "Built with Llama"'), ("apache-2.0", "")):
+        path = tmp_path / f"{key}.gguf"
+        rewrite(make_tiny(path), path, add={"general.license": key})
+        assert run(host, f"add {path}") == 0
+        assert words in host.output
+        assert ("A reminder, not advice." in host.output) is bool(words)
+
+
+def loaded(url: str) -> list[str]:
+    """The models in the server's memory."""
+    return [model["name"] for model in httpx.get(f"{url}/api/ps", trust_env=False).json()["models"]]
+
+
+def test_the_version_before_leaves_the_servers_memory(host: RecordingHost, exported: Path, url: str) -> None:
+    def registered(line: str) -> str:
+        host.json = True
+        assert run(host, line) == 0
+        return str(host.last_json()["model"]["tag"])
+
+    first = registered("house --quant q8_0")
+    with Server(url) as server:
+        server.generate(first, "x", options={"num_predict": 1})
+        assert loaded(url) == [first]
+        second = registered("house --quant q4_k_m")
+        assert loaded(url) == [], "the alias means the second one now"
+
+        # What a slot holds is asked next, and stays; until another takes its place.
+        assert run(host, f"promote {second} --yes --force") == 0
+        server.generate(second, "x", options={"num_predict": 1})
+        third = registered("house --quant q8_0 --template basic")
+        assert second in loaded(url)
+        assert run(host, f"promote {third} --yes --force") == 0
+        assert second not in loaded(url)
+
+
+def test_a_slot_that_is_missing_is_said_before_anything_is_made(host: RecordingHost, exported: Path, url: str) -> None:
+    assert run(host, "house --slot quick --yes") == 1
+    with Server(url) as server:
+        assert server.models() == []
+
+
+def test_an_upload_shows_its_speed(offline: RecordingHost) -> None:
+    screen = StringIO()
+    offline.console = Console(file=screen, force_terminal=True, width=100)
+    with bar(offline, in_bytes=("uploading",)) as tell:
+        tell("merging", 1, 4)
+        tell("uploading", 0, 8_000_000)
+        sleep(0.05)
+        tell("uploading", 4_000_000, 8_000_000)
+        sleep(0.3)
+    lines = screen.getvalue().splitlines()
+    assert re.search(r"uploading .* 50% .*\d\d\.\d MB/s", next(line for line in lines if "MB/s" in line))
+    assert not any("merging" in line and "MB/s" in line for line in lines)
 
 
 def test_no_config(host: RecordingHost, exported: Path) -> None:

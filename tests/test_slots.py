@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +23,15 @@ class Double:
 
     def __init__(self, *models: str, note: str | None = None) -> None:
         self.models, self.note = models, note
+        self.unloaded: list[str] = []
 
     def exists(self, name: str) -> bool:
         return name in self.models
+
+    def unload(self, name: str) -> None:
+        if name not in self.models:
+            raise NotFound(f"no model {name}")
+        self.unloaded.append(name)
 
     def try_out(self, name: str) -> str | None:
         if self.note == "dead":
@@ -87,7 +94,7 @@ def test_promoted_again_after_a_rollback(store: ConfigFile, history: History) ->
         pytest.param(A, "primary", NotFound, "does not list", id="not-listed"),
         pytest.param("meton-b", "primary", UsageError, "name:tag", id="no-tag"),
         pytest.param("Meton-b:v1", "primary", UsageError, "lowercase", id="capital"),
-        pytest.param(B, "tertiary", UsageError, "choose primary or fallback", id="no-such-slot"),
+        pytest.param(B, "tertiary", UsageError, "choose one of primary, fallback, quick", id="no-such-slot"),
     ],
 )
 def test_refused(store: ConfigFile, history: History, model: str, slot: str, error: type, words: str) -> None:
@@ -96,6 +103,76 @@ def test_refused(store: ConfigFile, history: History, model: str, slot: str, err
         promote(store, server(B), history, model, slot, "")
     assert store.path.read_bytes() == before
     assert history.swaps() == []
+
+
+def test_a_slot_that_the_config_does_not_have(store: ConfigFile, history: History) -> None:
+    for work in (
+        lambda: promote(store, server(A), history, A, "quick", ""),
+        lambda: rollback(store, history, "quick"),
+    ):
+        with pytest.raises(ConfigError, match=r"names no model for quick: add models\.quick there, or choose another"):
+            work()
+    assert history.swaps() == []
+
+
+def test_the_quick_slot_where_there_is_one(tmp_path: Path, history: History) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("models:\n  primary: big:32b\n  quick: small:3b  # fast\n")
+    store = ConfigFile(path)
+    assert promote(store, server(A), history, A, "quick", "").old == "small:3b"
+    assert path.read_text() == f"models:\n  primary: big:32b\n  quick: {A}  # fast\n"
+    assert rollback(store, history, "quick").new == "small:3b"
+
+
+def test_what_no_slot_holds_any_more_leaves_the_servers_memory(store: ConfigFile, history: History) -> None:
+    both = Double(A, B)
+    there = cast(Server, both)
+    promote(store, there, history, A, "primary", "")
+    assert both.unloaded == [], "the server does not have big:32b, and that is no error"
+    promote(store, there, history, A, "fallback", "")
+    promote(store, there, history, B, "primary", "")
+    assert both.unloaded == [], "fallback still holds the old one"
+    promote(store, there, history, B, "fallback", "")
+    assert both.unloaded == [A]
+    rollback(store, history, "primary", 1, there)
+    rollback(store, history, "fallback", 1, there)
+    assert both.unloaded == [A, B]
+
+
+def test_history_keeps_who_and_reads_lines_without(store: ConfigFile, history: History) -> None:
+    history.who = "anna in meton"
+    promote(store, server(A), history, A, "primary", "better")
+    (swap,) = history.swaps()
+    assert (swap.who, swap.why, swap.when[:2]) == ("anna in meton", "better", "20")
+    old = swap.model_dump(mode="json", exclude={"who"})
+    history.path.write_text(f"{json.dumps(old)}\n")
+    assert history.swaps()[0].who == ""
+
+
+def test_rollback_to_a_retired_model_is_refused(store: ConfigFile, history: History) -> None:
+    for model in (A, B, C):
+        promote(store, server(A, B, C), history, model, "primary", "")
+    gone = {A: "2026-11-22T10:00:00+00:00"}
+    with pytest.raises(NotFound, match=f"2 steps back primary held {A}, which was retired on 2026-11-22 and is gone"):
+        rollback(store, history, "primary", 2, retired=gone)
+    assert store.read()["primary"] == C
+    assert rollback(store, history, "primary", 1, retired=gone).new == B
+    with pytest.raises(NotFound, match="1 step back primary held"):
+        rollback(store, history, "primary", 1, retired=gone)
+    assert rollback(store, history, "primary", 2, retired=gone).new == "big:32b"
+
+
+def test_what_the_last_swaps_need(store: ConfigFile, history: History, tmp_path: Path) -> None:
+    assert history.in_use() == {}
+    for model in (A, B, C):
+        promote(store, server(A, B, C), history, model, "primary", "")
+    promote(store, server(A, B, C), history, C, "fallback", "")
+    assert set(history.in_use()) == {C, B, "small:8b"}
+    assert history.in_use()[B] == f"rollback gives it back to primary of {store.path}"
+    rollback(store, history, "primary")
+    assert set(history.in_use()) == {A, B, C, "small:8b"}
+    store.path.unlink()
+    assert history.in_use() == {}
 
 
 def test_a_model_that_does_not_answer_is_not_promoted(store: ConfigFile, history: History) -> None:

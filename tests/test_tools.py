@@ -275,4 +275,4 @@ def test_a_tools_command_asks_nobody_a_second_time(home: Path) -> None:
     host = RecordingHost(home, answers=[True, True])
     [spec] = [spec for spec in tools.make(host, commands) if spec.name == "training_stop"]
     spec.run("run-1")
-    assert heard == [(None, False, "test", home, None, None)]
+    assert heard == [(None, False, "test agent", home, None, None)], "the history tells the assistant from its user"

@@ -108,6 +108,11 @@ TOOLS: Final = (
         does="change the model that answers you", needs=True,
     ),
     Tool(
+        "model_retire", 'Remove a tuned model nobody uses. Input: {"model": "name:tag"}', Effect.WRITE,
+        "/model-register", "retire", words=("model",), switches=("--yes",),
+        does="remove a model from the Ollama server", needs=True,
+    ),
+    Tool(
         "model_rollback", 'Put the model before back into a slot. Input: {"slot": "primary"}', Effect.WRITE,
         "/model-register", "rollback", flags=("slot",), does="change the model that answers you",
     ),
@@ -198,7 +203,8 @@ class _Captured:
 
     @property
     def name(self) -> str:
-        return self._host.name
+        # The history says that it was the assistant, though the user agreed.
+        return f"{self._host.name} agent"
 
     @property
     def data_dir(self) -> Path:

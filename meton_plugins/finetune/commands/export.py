@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ...host.api import Host
+    from ..serve.export_record import Survival
 
 __all__ = ["VERBS", "make"]
 
@@ -40,6 +42,9 @@ def _parser() -> Parser:
     model.add_argument(
         "--quant", default="q4_k_m", metavar="TYPE", help="types to write, separated by commas (default: q4_k_m)"
     )
+    model.add_argument(
+        "--no-check", action="store_true", help="don't measure what the files keep of the adapter's gain"
+    )
     adapter = verbs.add_parser("adapter", description=VERBS["adapter"])
     adapter.add_argument("run", nargs="?", help="the run (default: the newest)")
     for verb in (model, adapter):
@@ -60,21 +65,47 @@ def _run(host: Host, home: Home, line: str) -> int:
 
 def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..serve.export import export_model
+    from ..serve.export_record import Survival
+    from ..serve.survival import kept, warnings
     from ..train.runs import find_run
 
     run = find_run(home.runs, options.run)
     quants = [part.strip() for part in options.quant.split(",") if part.strip()]
     with bar(host) as progress:
-        export, done = export_model(home, run, quants, options.adapter, progress)
+        export, done = export_model(home, run, quants, options.adapter, progress, check=not options.no_check)
     if host.json:
-        show_json(host, export.model_dump())
+        seen = export.survival or Survival()
+        shares = {file.quant: seen.keeps(file.loss) for file in export.files}
+        show_json(host, {**export.model_dump(), "keeps": shares, "warnings": warnings(export)})
         return 0
-    for file in export.files:
-        say(host, f"{file.quant:>8}  {file.bytes / 2**20:10.1f} MB  {Path(file.path)}")
+    notes = [kept(export, file.quant) for file in export.files]
+    width = max(map(len, notes))
+    for file, what in zip(export.files, notes, strict=True):
+        keeps = f"{what:{width}}  " if width else ""
+        say(host, f"{file.quant:>8}  {file.bytes / 2**20:10.1f} MB  {keeps}{Path(file.path)}")
+    for line in _measured(export.survival):
+        note(host, line)
+    for line in warnings(export):
+        say(host, line, "yellow")
     if not done:
         note(host, "Everything was there already; nothing was written.")
     note(host, f"Next: /model-register add {run.name}")
     return 0
+
+
+def _measured(seen: Survival | None) -> Iterator[str]:
+    """What the files are compared with, or why they are not."""
+    if seen is None:
+        return
+    if seen.reason:
+        yield seen.reason
+        return
+    merged = "" if seen.merged is None else f", merged {seen.merged:.3f}"
+    merged = ", merged not a number" if seen.merged_broken else merged
+    rows = "1 validation row" if seen.rows == 1 else f"{seen.rows} validation rows"
+    yield f"Nats a token on {rows}: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}{merged}."
+    if seen.left_out:
+        yield f"{seen.left_out} more {'is' if seen.left_out == 1 else 'are'} too long for the run's --ctx-size."
 
 
 def _adapter(host: Host, home: Home, options: argparse.Namespace) -> int:

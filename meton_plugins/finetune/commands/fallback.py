@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ServerError
 from .edge import note
+from .places import history_of
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -23,7 +24,6 @@ def mend_fallback(host: Host, swapped: Swapped, *, asking: bool) -> None:
 
 def _mend(host: Host, swapped: Swapped, asking: bool) -> None:
     from ..paths import Home
-    from ..serve.history import History
     from ..serve.names import full_name
     from ..serve.ollama import Server
     from ..serve.register import list_registered
@@ -43,7 +43,7 @@ def _mend(host: Host, swapped: Swapped, asking: bool) -> None:
         if name == swapped.new or not server.exists(name):
             note(host, f"{lacks}: `ollama pull {missing}`, or promote another.")
         elif asking and host.ask(f"{lacks}. Put {name} there?"):
-            mended = promote(store, server, History(home.history), name, FALLBACK, f"{missing} was missing")
+            mended = promote(store, server, history_of(host), name, FALLBACK, f"{missing} was missing")
             note(host, f"{FALLBACK}: {mended.old} → {mended.new}")
         else:
             note(host, f"{lacks}: /model-register promote {name} --slot {FALLBACK}")

@@ -33,6 +33,7 @@ def form_check(host: Host, given: argparse.Namespace) -> int:
     from ..serve.contender import base_of, tuned_of
     from ..serve.form_check import FEWEST, UNTIL, check, prompts
     from ..serve.subject import find_subject
+    from ..settings import load
 
     if given.prompts < FEWEST:
         raise UsageError(f"--prompts takes {FEWEST} or more: fewer say too little.")
@@ -56,7 +57,7 @@ def form_check(host: Host, given: argparse.Namespace) -> int:
             one._replace(workers=workers).speaker(given.limit, until=UNTIL, progress=partial(tell, name))
             for name, one in (("base", base_of(subject)), ("tuned", tuned_of(subject, subject.run.name)))
         )
-        found = check(asked, base, tuned)
+        found = check(asked, base, tuned, load(home.settings).gate.form_fall)
     folder = private_dir(home.models / subject.run.name)
     write_json(folder / "form_check.json", {"model": str(subject.adapter or subject.file), **found.model_dump()})
     if host.json:

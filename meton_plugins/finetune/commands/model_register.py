@@ -15,6 +15,7 @@ from .options import HelpWanted, split
 from .register_options import PARSERS, VERBS, overview
 from .registered import models, templates
 from .registering import add
+from .retiring import retire
 from .swapping import history, promote, rollback
 
 if TYPE_CHECKING:
@@ -51,4 +52,5 @@ WORK: Final[dict[str, Callable[[Host, argparse.Namespace], int]]] = {
     "promote": promote,
     "rollback": rollback,
     "history": history,
+    "retire": retire,
 }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..serve.history import History
     from ..serve.ollama import Server
 
-__all__ = ["history_of", "home_of", "minute", "server_of", "store_of"]
+__all__ = ["history_of", "home_of", "minute", "server_of", "store_of", "who_of"]
 
 
 def home_of(host: Host) -> Home:
@@ -23,10 +23,21 @@ def home_of(host: Host) -> Home:
 
 
 def history_of(host: Host) -> History:
-    """The swaps that are recorded there."""
+    """The swaps that are recorded there, and where new ones are."""
     from ..serve.history import History
 
-    return History(home_of(host).history)
+    return History(home_of(host).history, who_of(host))
+
+
+def who_of(host: Host) -> str:
+    """The user, and what he works with: `anna in console`, `anna in meton agent`."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have a number alone
+        user = "somebody"
+    return f"{user} in {host.name}"
 
 
 def server_of(host: Host) -> Server:

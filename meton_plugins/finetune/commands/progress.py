@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from ..report.units import duration, memory
@@ -24,6 +25,7 @@ __all__ = [
     "run_line",
     "share_done",
     "size",
+    "speed",
     "standing_line",
     "trend",
 ]
@@ -35,21 +37,31 @@ LIVING: Final = ("running", "starting")
 
 
 @contextmanager
-def bar(host: Host) -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar, fed by calls of (stage, done, total); silent where nobody looks."""
+def bar(host: Host, in_bytes: Collection[str] = ()) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar, fed by calls of (stage, done, total); silent where nobody looks.
+
+    The stages `in_bytes` show their speed.
+    """
     if host.json or not host.console.is_terminal:
         yield lambda stage, done, total: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, TimeRemainingColumn(), console=host.console, transient=True) as progress:
-        tasks: dict[str, int] = {}
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[speed]}", markup=False), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=host.console, transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+        begun: dict[str, float] = {}
 
         def tell(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = int(progress.add_task(stage, total=total))
-            progress.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+                tasks[stage] = progress.add_task(stage, total=total, speed="")
+                begun[stage] = monotonic()
+            progress.update(tasks[stage], completed=done, total=total)
+            if stage in in_bytes:
+                progress.update(tasks[stage], speed=speed(done, monotonic() - begun[stage]))
 
         yield tell
 
@@ -59,6 +71,11 @@ def size(number: int) -> str:
     if number >= 2**30:
         return f"{number / 2**30:.1f} GB"
     return f"{number / 2**20:.1f} MB" if number >= 2**20 else f"{max(1, number >> 10)} KB"
+
+
+def speed(done: int, seconds: float) -> str:
+    """`12.3 MB/s`; empty before there is one."""
+    return f"{done / seconds / 1e6:.1f} MB/s" if seconds > 0 and done else ""
 
 
 def trend(state: State) -> str:

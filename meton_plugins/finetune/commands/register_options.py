@@ -10,7 +10,9 @@ from .options import Parser
 
 __all__ = ["PARSERS", "VERBS", "overview"]
 
-VERBS: Final = ("add", "list", "templates", "check", "compare", "gate", "promote", "rollback", "history")
+VERBS: Final = (
+    "add", "list", "templates", "check", "compare", "gate", "promote", "rollback", "history", "retire",
+)  # fmt: skip
 
 
 def overview() -> str:
@@ -90,6 +92,14 @@ def _templates_parser() -> Parser:
     return parser
 
 
+def _retire_parser() -> Parser:
+    parser = _parser("retire", "remove registered models that nothing needs, after asking")
+    parser.add_argument("models", nargs="*", metavar="NAME:TAG", help="which (default: all that nothing needs)")
+    parser.add_argument("--files", action="store_true", help="delete their exported GGUF files too")
+    parser.add_argument("--yes", action="store_true", help="without asking; the files stay unless --files")
+    return parser
+
+
 PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "add": _add_parser,
     "list": lambda: _parser("list", "show the registered models"),
@@ -100,4 +110,5 @@ PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "promote": _promote_parser,
     "rollback": _rollback_parser,
     "history": lambda: _parser("history", "show every swap of a slot"),
+    "retire": _retire_parser,
 }

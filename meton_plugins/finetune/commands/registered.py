@@ -48,7 +48,7 @@ def _row(made: Registered, there: set[str] | None, holders: dict[str, list[str]]
         "MB": round(made.bytes / 1e6, 1),
         "when": made.when,
         "slot": ", ".join(holders.get(made.tag, [])),
-        "server": "unknown" if there is None else "yes" if made.tag in there else "gone",
+        "server": "retired" if made.retired else "unknown" if there is None else "yes" if made.tag in there else "gone",
     }
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ...host.errors import HostError
 from ..errors import ModelError
 from .edge import note, say, show_json
 from .fallback import mend_fallback
@@ -26,9 +27,12 @@ __all__ = ["add"]
 def add(host: Host, given: argparse.Namespace) -> int:
     """Make an Ollama model, and put it into a slot where one is named."""
     from ..serve.exported import find_source
+    from ..serve.slots import holder
 
     source = find_source(home_of(host), given.source, given.quant)
     store = store_of(host) if given.slot else None
+    if store is not None:
+        holder(store, given.slot)
     with server_of(host) as server:
         made, warnings = _registered(host, server, source, given)
         swapped = promote_asked(host, store, server, made.tag, given) if store else None
@@ -50,6 +54,7 @@ def add(host: Host, given: argparse.Namespace) -> int:
 
 def _registered(host: Host, server: Server, source: Source, given: argparse.Namespace) -> tuple[Registered, list[str]]:
     """The model that was made (or found) of `source`, and what the user should know about it."""
+    from ..serve.licences import reminder, said_in
     from ..serve.names import full_name
     from ..serve.register import register
     from ..serve.templates import inherit, load_template
@@ -62,17 +67,19 @@ def _registered(host: Host, server: Server, source: Source, given: argparse.Name
         modelfile = dataclasses.replace(modelfile, system=source.system)
     server.check()
     base = server.show(full_name(source.base)) if source.base and server.exists(full_name(source.base)) else None
-    with bar(host) as tell:
+    whole = inherit(modelfile, base)
+    with bar(host, in_bytes=("reading", "uploading")) as tell:
         made = register(
             server,
             home,
             source.path,
             given.name or source.name,
-            inherit(modelfile, base),
+            whole,
             base=base,
             expected_sha=source.sha256,
             notes={**source.notes, "template": template},
             check=lambda tag: _written_as_trained(home, server, source, tag),
+            in_slots=_in_slots(host),
             hashing=lambda done, total: tell("reading", done, total),
             uploading=lambda done, total: tell("uploading", done, total),
         )
@@ -82,6 +89,9 @@ def _registered(host: Host, server: Server, source: Source, given: argparse.Name
         warnings.append(f"The run was trained with the SYSTEM of {learned}: answers may differ from what it learned.")
     if base is None:
         warnings.append("The server does not have the base model, so template and stops come from the GGUF alone.")
+    text = "\n".join(whole.licenses)
+    if asked := reminder(text, "" if text.strip() else said_in(source.path)):
+        warnings.append(asked)
     return made, warnings
 
 
@@ -107,3 +117,11 @@ def _written_as_trained(home: Home, server: Server, source: Source, tag: str) ->
             "again: use a template without a TEMPLATE of its own."
         )
     return f"Whether the server writes chats as training did is not known: {found.detail}." if found.detail else None
+
+
+def _in_slots(host: Host) -> tuple[str, ...]:
+    """The models that answer somewhere; none where the configuration cannot be read, which promoting complains of."""
+    try:
+        return tuple(host.slots.read().values()) if host.slots is not None else ()
+    except HostError:
+        return ()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ..errors import ServerError, UsageError
+from ..errors import ConfigError, ServerError, UsageError
 from .edge import note, say, show_json
 from .fallback import mend_fallback
 from .gating import Passage, pass_gate
-from .places import history_of, minute, server_of, store_of
+from .places import history_of, home_of, minute, server_of, store_of
 
 if TYPE_CHECKING:
     from ...host.api import Host, SlotStore
@@ -36,7 +36,8 @@ def promote_asked(
     """The swap of `given.slot`, once the model has passed the gate and the user agreed; None where he said no."""
     from ..serve import slots
 
-    slot, why, old = given.slot, getattr(given, "why", "registered"), store.read().get(given.slot)
+    # First of all: nobody should wait for the gate, and then hear that there is no such slot.
+    slot, why, old = given.slot, getattr(given, "why", "registered"), slots.holder(store, given.slot)
     passage = Passage()
     if old != model and server.exists(model):
         passage = pass_gate(host, server, store, model, slot, force=given.force, yes=given.yes)
@@ -59,18 +60,24 @@ def rollback(host: Host, given: argparse.Namespace) -> int:
     try:
         with server_of(host) as server:
             server.version()
-            swapped = slots.rollback(store, past, given.slot, given.steps, server)
+            swapped = slots.rollback(store, past, given.slot, given.steps, server, _gone(host))
     except ServerError:
         # The way back must not depend on the server.
-        swapped = slots.rollback(store, past, given.slot, given.steps)
+        swapped = slots.rollback(store, past, given.slot, given.steps, None, _gone(host))
     show_swap(host, swapped)
     return 0
 
 
 def history(host: Host, _given: argparse.Namespace) -> int:
     """Every swap."""
-    swaps = history_of(host).swaps()
-    rows = [swap.model_dump(mode="json", exclude={"id", "undoes"}) for swap in swaps]
+    swaps, gone = history_of(host).swaps(), _gone(host)
+    rows = [
+        {
+            **swap.model_dump(mode="json", exclude={"id", "undoes"}),
+            "gone": [m for m in (swap.old, swap.new) if m in gone],
+        }
+        for swap in swaps
+    ]
     if host.json:
         show_json(host, rows)
     elif not rows:
@@ -78,8 +85,20 @@ def history(host: Host, _given: argparse.Namespace) -> int:
     for swap in () if host.json else swaps:
         # Lines, for two names of models side by side are wider than most terminals.
         state = "" if swap.state == "done" else f", {swap.state}"
-        say(host, f"{minute(swap.when)}  {swap.slot:8}  {swap.old} → {swap.new}  ({swap.why}{state})")
+        who = f", {swap.who}" if swap.who else ""
+        old, new = (f"{model} (gone)" if model in gone else model for model in (swap.old, swap.new))
+        say(host, f"{minute(swap.when)}  {swap.slot:8}  {old} → {new}  ({swap.why}{who}{state})")
     return 0
+
+
+def _gone(host: Host) -> dict[str, str]:
+    """The models that were retired. A manifest that cannot be read must not bar the way back."""
+    from ..serve.retire import retired
+
+    try:
+        return retired(home_of(host))
+    except ConfigError:
+        return {}
 
 
 def show_swap(host: Host, swapped: Swapped) -> None:

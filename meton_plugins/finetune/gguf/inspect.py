@@ -135,12 +135,13 @@ def _facts(path: Path, reader: GGUFReader) -> GgufInfo:
     )
 
 
-def check_trainable(info: GgufInfo) -> None:
-    """ModelError, in one sentence, where a LoRA cannot be trained on this file.
+def check_trainable(info: GgufInfo, name: str | None = None) -> None:
+    """ModelError, in one sentence, where a LoRA cannot be trained on this file, which the user calls `name`.
 
     A BF16 file is refused here too; `gguf.merge.f16_copy` makes one that can be trained.
     """
-    file = info.path.name
+    # A file of Ollama's is called by its hash, which nobody typed.
+    file = name or info.path.name
     if info.kind in ("adapter", "mmproj"):
         raise ModelError(f"{file} is an {info.kind}, not a base model: give the model that it belongs to.")
     if info.splits > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import ModelError, NotFound, ServerError
 from .names import full_name
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .ollama import Server, Show
 
 __all__ = ["Base", "find_base", "resolve_base"]
+
+_UNREADABLE: Final = "You may not read {what} ({path}): ask for the right, or name a copy that is yours."
 
 
 class Base(NamedTuple):
@@ -34,9 +36,9 @@ def find_base(text: str, ollama_host: str | None) -> Base:
 def resolve_base(text: str, server: Server | None) -> Base:
     """A path that exists, else a model that `server` lists. The blob is only ever read, in its place."""
     path = Path(text).expanduser()
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder: name the GGUF file in it.")
-    if path.exists():
+    if _there(path, str(path)):
+        if path.is_dir():
+            raise ModelError(f"{path} is a folder: name the GGUF file in it.")
         return Base(_readable(path.resolve(), str(path)))
     if text.endswith(".gguf") or text.startswith((".", "/", "~")) or text.count("/") > 2:
         raise NotFound(f"There is no file {path}.")
@@ -57,13 +59,21 @@ def resolve_base(text: str, server: Server | None) -> Base:
     blob = show.blob
     if blob is None:
         raise ModelError(f"The Ollama server does not say where the GGUF of {name} is: name the file itself.")
-    if not blob.exists():
+    if not _there(blob, name):
         where = "on another machine or in a container" if server.warning else "in a place this user cannot see"
         raise NotFound(f"The server keeps {name} {where} ({blob}): copy the GGUF to this machine and name the copy.")
     return Base(_readable(blob, name), name, show)
 
 
+def _there(path: Path, what: str) -> bool:
+    """Whether `path` exists; ModelError where that may not even be known, in a folder of another user's."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ModelError(_UNREADABLE.format(what=what, path=path)) from error
+
+
 def _readable(path: Path, what: str) -> Path:
     if not os.access(path, os.R_OK):
-        raise ModelError(f"You may not read {what} ({path}): ask for the right, or name a copy that is yours.")
+        raise ModelError(_UNREADABLE.format(what=what, path=path))
     return path

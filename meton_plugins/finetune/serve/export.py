@@ -9,10 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict
 
 from ..engine.jobs import check_quantization, quantize
 from ..errors import BusyError, FinetuneError, ModelError, UsageError
@@ -21,11 +20,11 @@ from ..gguf.merge import merge
 from ..paths import Home, private_dir, replacing_path, write_json
 from ..train.runs import Run
 from ..train.worker import check_base
+from .export_record import Export, ExportedFile, Which, read_export
+from .survival import measure, unmeasured
 
-__all__ = ["Export", "ExportedFile", "Which", "export_adapter", "export_model", "read_export"]
+__all__ = ["export_adapter", "export_model"]
 
-#: Which of a run's adapters: the best on its validation side, or that of its last step.
-Which = Literal["best", "last"]
 #: `stage` is what is being done, for the user; then what is done of it.
 Progress = Callable[[str, int, int], None]
 
@@ -33,49 +32,26 @@ Progress = Callable[[str, int, int], None]
 BYTES_PER_WEIGHT: Final = {"q8_0": 1.07, "q6_k": 0.83, "q5_k_m": 0.72, "q5_k_s": 0.7, "q4_k_m": 0.62, "q4_0": 0.6}
 
 
-class ExportedFile(BaseModel):
-    """One file of an export. `bytes` is its size."""
-
-    model_config = ConfigDict(extra="ignore")
-    quant: str
-    path: str
-    sha256: str
-    bytes: int
-
-
-class Export(BaseModel):
-    """export.json beside the files: where they come from."""
-
-    model_config = ConfigDict(extra="ignore")
-    run: str
-    base: dict[str, str | None]
-    adapter: Which = "best"
-    adapter_sha256: str
-    template: str
-    created: str
-    files: list[ExportedFile] = []
-
-
-def read_export(folder: Path) -> Export | None:
-    """export.json in `folder`, or None."""
-    try:
-        return Export.model_validate_json((folder / "export.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def export_model(
-    home: Home, run: Run, quants: Sequence[str], which: Which = "best", progress: Progress | None = None
+    home: Home,
+    run: Run,
+    quants: Sequence[str],
+    which: Which = "best",
+    progress: Progress | None = None,
+    *,
+    check: bool = True,
 ) -> tuple[Export, bool]:
     """The tuned model of `run` as GGUF, one file for each of `quants`, in `<home>/models/<run>/`.
 
-    Files that are there already, from the same adapter, are kept. Returns the export and whether anything was done.
+    Files that are there already, from the same adapter, are kept. `check`: measure what each keeps of the adapter's
+    gain, once. Returns the export and whether anything was written.
     """
     wanted = [check_quantization(name) for name in dict.fromkeys(quants)]
     if not wanted:
         raise UsageError("Say which quantization to write, such as --quant q4_k_m.")
     record, adapter = run.record, run.adapter(which)
     check_base(record)
+    tell = progress or _silent
     with _alone(home, run) as folder:
         sha256 = fingerprint(adapter)
         earlier = read_export(folder)
@@ -84,29 +60,46 @@ def export_model(
             adapter=which, adapter_sha256=sha256, template=record.template,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )  # fmt: skip
-        missing = [quant for quant in wanted if quant not in {file.quant for file in made.files}]
-        if missing:
-            _check_room(folder, record.base.parameters, missing)
-            if earlier and earlier.adapter_sha256 != sha256:
-                _remove(folder, earlier)
-            _write(folder, Path(record.base.path), adapter, made, missing, progress or _silent)
+        missing = [quant for quant in wanted if not made.has(quant)]
+        half = folder / f"{made.run}-f16.gguf"
+
+        def save() -> None:
+            write_json(folder / "export.json", made.model_dump())
+
+        try:
+            if missing:
+                _check_room(folder, record.base.parameters, missing)
+                if earlier and earlier.adapter_sha256 != sha256:
+                    _remove(folder, earlier)
+                _write(half, Path(record.base.path), adapter, made, missing, save, tell)
+            if check and unmeasured(made):
+                measure(home, run, adapter, half, made, save, tell)
+        finally:
+            # Also one that a killed export had left; it is the largest of all.
+            if not made.has("f16"):
+                half.unlink(missing_ok=True)
         return made, bool(missing)
 
 
-def _write(folder: Path, base: Path, adapter: Path, made: Export, missing: Sequence[str], tell: Progress) -> None:
-    half = folder / f"{made.run}-f16.gguf"
-    if "f16" not in {file.quant for file in made.files}:
+def _write(
+    half: Path,
+    base: Path,
+    adapter: Path,
+    made: Export,
+    missing: Sequence[str],
+    save: Callable[[], None],
+    tell: Progress,
+) -> None:
+    if not made.has("f16"):
         merge(base, adapter, half, lambda done, total: tell("merging", done, total))
     for quant in missing:
-        path = folder / f"{made.run}-{quant}.gguf"
+        path = half.with_name(f"{made.run}-{quant}.gguf")
         if quant != "f16":
             quantize(half, path, quant, _stage(tell, f"quantizing to {quant}"))
             _check_whole(path)
         sha = fingerprint(path, _stage(tell, f"hashing {quant}"))
         made.files.append(ExportedFile(quant=quant, path=str(path), sha256=sha, bytes=path.stat().st_size))
-        write_json(folder / "export.json", made.model_dump())
-    if "f16" not in {file.quant for file in made.files}:
-        half.unlink()
+        save()
 
 
 def export_adapter(home: Home, run: Run, which: Which = "best") -> ExportedFile:

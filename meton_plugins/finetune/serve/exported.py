@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..errors import NotFound, UsageError
 from ..paths import Home, check_name
 from ..train.runs import Run
-from .export import read_export
+from .export_record import read_export
 
 __all__ = ["Source", "find_source"]
 

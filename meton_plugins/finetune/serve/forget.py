@@ -27,7 +27,7 @@ from ..train.lineage import lineage
 from ..train.lock import start_lock
 from ..train.record import Redacted
 from ..train.runs import ANSWERS, REPORT, START, Run, all_runs
-from .export import read_export
+from .export_record import read_export
 from .register import list_registered
 
 __all__ = ["Receipt", "SeenBy", "finish", "forget", "where"]
@@ -218,7 +218,8 @@ def _seen(home: Home, run: Run, note: Redacted) -> SeenBy:
     export = read_export(home.models / run.name)
     seen.merged = [file.path for file in export.files if Path(file.path).exists()] if export else []
     if home.models.is_dir():
-        seen.models = [model.tag for model in list_registered(home) if model.notes.get("run") == run.name]
+        there = [model for model in list_registered(home) if not model.retired]
+        seen.models = [model.tag for model in there if model.notes.get("run") == run.name]
     return seen
 
 

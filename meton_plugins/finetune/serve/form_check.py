@@ -16,8 +16,6 @@ __all__ = ["FEWEST", "UNTIL", "Asked", "FormCheck", "Speaker", "check", "prompts
 
 #: Fewer prompts than this say too little.
 FEWEST: Final = 20
-#: The share may fall by this much from base to tuned, in points of a hundred.
-MAY_FALL: Final = 2.0
 #: From here on the form is kept, whatever else is said.
 UNTIL: Final = r"(?m)^ANSWER:\s*\S"
 #: Answers that are kept of what was lost, to look at, and their length in characters.
@@ -74,8 +72,11 @@ def prompts(library: Library, number: int) -> list[Asked]:
     return list(found.values())
 
 
-def check(asked: Sequence[Asked], base: Speaker, tuned: Speaker) -> FormCheck:
-    """Ask both models all of `asked`, the base first: where it never keeps the form, nothing can be lost."""
+def check(asked: Sequence[Asked], base: Speaker, tuned: Speaker, may_fall: float) -> FormCheck:
+    """Ask both models all of `asked`, the base first: where it never keeps the form, nothing can be lost.
+
+    The share may fall by `may_fall` points of a hundred from base to tuned.
+    """
     count = len(asked)
     if count < FEWEST:
         return FormCheck(
@@ -97,7 +98,7 @@ def check(asked: Sequence[Asked], base: Speaker, tuned: Speaker) -> FormCheck:
         if was and not kept
     ]
     fall = 100 * (sum(before) - sum(after)) / count
-    passed = fall <= MAY_FALL
+    passed = fall <= may_fall
     change = (
         f"falls by {fall:.1f} points" if fall > 0 else f"rises by {-fall:.1f} points" if fall < 0 else "is the same"
     )
@@ -106,7 +107,7 @@ def check(asked: Sequence[Asked], base: Speaker, tuned: Speaker) -> FormCheck:
         base=sum(before),
         tuned=sum(after),
         verdict="pass" if passed else "fail",
-        reason=f"the share {change}, {MAY_FALL:g} are allowed",
+        reason=f"the share {change}, {may_fall:g} are allowed",
         lost=lost[:SHOWN],
     )
 

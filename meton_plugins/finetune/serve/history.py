@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,10 @@ State = Literal["begun", "done", "dropped"]
 
 
 class Swap(BaseModel):
-    """One change of a slot: `file`'s `slot` went from `old` to `new`. A rollback names what it `undoes`."""
+    """One change of a slot: `file`'s `slot` went from `old` to `new`. A rollback names what it `undoes`.
+
+    `who` did it, and through what; empty in lines of earlier versions.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -28,16 +32,21 @@ class Swap(BaseModel):
     old: str
     new: str
     why: str
+    who: str = ""
     file: str
     undoes: tuple[str, ...] = ()
     state: State = "begun"
 
 
 class History:
-    """Append-only; a swap is one line when it begins and one when it is done (or turned out not to have happened)."""
+    """Append-only; a swap is one line when it begins and one when it is done (or turned out not to have happened).
 
-    def __init__(self, path: Path) -> None:
+    `who`: whoever makes the swaps that are recorded through this object.
+    """
+
+    def __init__(self, path: Path, who: str = "") -> None:
         self.path = path
+        self.who = who
 
     def swaps(self, file: Path | None = None) -> list[Swap]:
         """All swaps, oldest first, each with its last state; only those of `file` where one is given."""
@@ -55,8 +64,9 @@ class History:
         """Announce a swap, on disk before this returns."""
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
         swap = Swap(
-            id=secrets.token_hex(6), when=when, slot=slot, old=old, new=new, why=why, file=str(file), undoes=undoes
-        )
+            id=secrets.token_hex(6), when=when, slot=slot, old=old, new=new, why=why, who=self.who, file=str(file),
+            undoes=undoes,
+        )  # fmt: skip
         self._append(swap.model_dump(mode="json"))
         return swap
 
@@ -75,6 +85,20 @@ class History:
             else:
                 stack.append(swap)
         return stack
+
+    def in_use(self, file: Path | None = None, holds: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The models that the last swaps need, each with why: what they put into a slot, and the way back from it.
+
+        Only of files that are still there. `holds`: what the slots of `file` hold now; one that somebody else changed
+        since has no way back.
+        """
+        found: dict[str, str] = {}
+        for slot, name in sorted({(swap.slot, swap.file) for swap in self.swaps()}):
+            stack = self.standing(slot, Path(name)) if Path(name).is_file() else []
+            if stack and (file is None or name != str(file) or (holds or {}).get(slot) == stack[-1].new):
+                found.setdefault(stack[-1].new, f"{slot} of {name} was given it")
+                found.setdefault(stack[-1].old, f"rollback gives it back to {slot} of {name}")
+        return found
 
     def _append(self, line: dict[str, Any]) -> None:
         fresh = not self.path.exists()

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,9 +20,9 @@ from .modelfile import Modelfile, parameters_overridden_by_meton, to_create_requ
 from .names import check_model_name
 
 if TYPE_CHECKING:
-    from .ollama import Server, Show
+    from .ollama import Listed, Server, Show
 
-__all__ = ["PREFIX", "Registered", "list_registered", "register"]
+__all__ = ["PREFIX", "Registered", "keep", "list_registered", "register"]
 
 #: Before each name, so that nobody's own models are ever touched.
 PREFIX: Final = "meton-"
@@ -50,6 +50,8 @@ class Registered(BaseModel):
     overridden: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: dict[str, Any] = {}
+    #: When it was removed from the server for good.
+    retired: str | None = None
     fresh: bool = False
 
 
@@ -68,10 +70,12 @@ def register(
     uploading: Progress | None = None,
     status: Callable[[str], None] | None = None,
     today: date | None = None,
+    in_slots: Collection[str] = (),
 ) -> Registered:
     """Make `meton-<name>:v<N>-<date>-<sha8>` of `gguf` and `modelfile`, and `meton-<name>:latest` beside it.
 
-    The same file and Modelfile again find their tag, and do only what a crash had left undone. `check(tag)` may raise a
+    The same file and Modelfile again find their tag, and do only what a crash had left undone. The version that the
+    alias meant before is taken out of the server's memory, unless it is one of `in_slots`. `check(tag)` may raise a
     FinetuneError, which takes the model back, or give a warning.
     """
     check_name(name, "model")
@@ -87,7 +91,7 @@ def register(
     listed = {model.name: model for model in server.models()}
 
     done = next((old for old in _manifests(folder) if old.request == identity), None)
-    if done is not None and done.tag in listed and listed[done.tag].digest == done.digest:
+    if done is not None and not done.retired and done.tag in listed and listed[done.tag].digest == done.digest:
         if alias not in listed or listed[alias].digest not in {old.digest for old in _manifests(folder)}:
             server.copy(done.tag, alias)
         return done.model_copy(update={"fresh": False})
@@ -109,6 +113,7 @@ def register(
             server.delete(tag)
         raise
     server.copy(tag, alias)
+    _unload_older(server, folder, tag, listed.get(alias), in_slots)
     made = Registered(
         tag=tag,
         alias=alias,
@@ -124,9 +129,15 @@ def register(
         notes=notes or {},
         fresh=True,
     )
-    write_json(folder / f"{_part(tag)}.json", made.model_dump(mode="json", exclude={"fresh"}))
+    keep(home, made)
     (folder / f"{_part(tag)}{_PENDING}").unlink(missing_ok=True)
     return made
+
+
+def keep(home: Home, made: Registered) -> None:
+    """Write the manifest of `made`, new or changed."""
+    name = made.tag.removeprefix(PREFIX).partition(":")[0]
+    write_json(home.models / name / f"{_part(made.tag)}.json", made.model_dump(mode="json", exclude={"fresh"}))
 
 
 def list_registered(home: Home) -> list[Registered]:
@@ -152,6 +163,14 @@ def _verify(server: Server, tag: str, sha: str, base: Show | None) -> tuple[str,
     if note is None:
         server.unload(tag)
     return listed.digest, show.capabilities, [note] if note else []
+
+
+def _unload_older(server: Server, folder: Path, tag: str, before: Listed | None, in_slots: Collection[str]) -> None:
+    """Free the memory of the version that the alias meant until now: the server would keep it for minutes."""
+    for old in _manifests(folder):
+        if before is not None and old.digest == before.digest and old.tag not in (tag, *in_slots):
+            with contextlib.suppress(FinetuneError):  # the new version is there, whatever becomes of the old one
+                server.unload(old.tag)
 
 
 def _manifests(folder: Path) -> list[Registered]:

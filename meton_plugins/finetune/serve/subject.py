@@ -9,7 +9,7 @@ from ..errors import NotFound, UsageError
 from ..paths import Home
 from ..train.runs import CHAT_TEMPLATE, Run, find_run
 from ..train.worker import check_base
-from .export import read_export
+from .export_record import read_export
 from .register import list_registered
 
 __all__ = ["Subject", "find_subject", "template_of"]

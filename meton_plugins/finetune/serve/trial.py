@@ -26,6 +26,7 @@ from .gate import (
     against_holder,
     forgetting,
     keeps_form,
+    nothing_to_compare,
     uses_tools,
 )
 from .heldout import by_example, heldout
@@ -133,12 +134,9 @@ def _too_few(judged: int, settings: GateSettings) -> Line:
 
 
 def _against_holder(home: Home, holder: Holder, trial: _Trial, settings: GateSettings, tell: Tell) -> Line:
-    threshold = f"95% interval below {settings.against_holder:+.2f} nats a token"
     one = holder.contender
     if one is None:
-        return Line(
-            name="not worse than the slot's", verdict="not measurable", found=holder.reason, threshold=threshold
-        )
+        return nothing_to_compare(holder.reason, settings, gone=holder.gone)
     if one.sha256 == trial.base.sha256:
         return against_holder(trial.new, trial.old, settings)
     one = one._replace(workers=trial.base.workers)
@@ -159,7 +157,8 @@ def _manners(
     def speaker(one: Contender, what: str, limit: int, until: str) -> form_check.Speaker:
         return one.speaker(limit, until=until, progress=partial(tell, f"{what}, {'base' if one is base else 'tuned'}"))
 
-    form = form_check.check(asked, *(speaker(one, "form", FORM_TOKENS, form_check.UNTIL) for one in (base, tuned)))
+    was, is_ = (speaker(one, "form", FORM_TOKENS, form_check.UNTIL) for one in (base, tuned))
+    form = form_check.check(asked, was, is_, settings.form_fall)
     before, after = (speaker(one, "tools", TOOL_TOKENS, tools_check.UNTIL) for one in (base, tuned))
     return [keeps_form(form, settings), uses_tools(tools_check.check(before, after, instructions))]
 

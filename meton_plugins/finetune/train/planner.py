@@ -63,7 +63,7 @@ def free_name(runs: Path) -> str:
 def base_record(base: Path, name: str | None, progress: Callable[[int, int], None] | None = None) -> BaseRecord:
     """The facts of `base`; ModelError where it cannot be trained on. Reads the whole file for its hash."""
     info = inspect(base)
-    check_trainable(info)
+    check_trainable(info, name)
     facts = base.stat()
     return BaseRecord(
         path=str(base.resolve()), sha256=fingerprint(base, progress), name=name, architecture=info.architecture,

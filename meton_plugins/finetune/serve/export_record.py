@@ -1,0 +1,79 @@
+"""export.json beside the exported files: where they come from, and what of the tuning they keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Export", "ExportedFile", "Survival", "Which", "read_export"]
+
+#: Which of a run's adapters: the best on its validation side, or that of its last step.
+Which = Literal["best", "last"]
+
+
+class _Record(BaseModel):
+    # A later version may write more: readers keep what they know.
+    model_config = ConfigDict(extra="ignore")
+
+
+class ExportedFile(_Record):
+    """One file of an export. `bytes` is its size; `loss` is in nats a token on the rows of `Survival`.
+
+    `broken`: its loss is not a number, because its values overflow somewhere.
+    """
+
+    quant: str
+    path: str
+    sha256: str
+    bytes: int
+    loss: float | None = None
+    broken: bool = False
+
+
+class Survival(_Record):
+    """What the adapter gains on validation rows, in nats a token, and what the merged F16 file keeps of it.
+
+    `reason`: why there is nothing to measure a file by; `again`: the next export may know better.
+    """
+
+    rows: int = 0
+    left_out: int = 0
+    base: float | None = None
+    adapter: float | None = None
+    merged: float | None = None
+    merged_broken: bool = False
+    reason: str = ""
+    again: bool = False
+
+    def keeps(self, loss: float | None) -> float | None:
+        """The part of the adapter's gain that a file of this `loss` has; None where that says nothing."""
+        if loss is None or self.reason or self.base is None or self.adapter is None:
+            return None
+        return (self.base - loss) / (self.base - self.adapter)
+
+
+class Export(_Record):
+    """export.json. `survival` is None where it was not looked at."""
+
+    run: str
+    base: dict[str, str | None]
+    adapter: Which = "best"
+    adapter_sha256: str
+    template: str
+    created: str
+    files: list[ExportedFile] = []
+    survival: Survival | None = None
+
+    def has(self, quant: str) -> bool:
+        """Whether there is a file of that type."""
+        return any(file.quant == quant for file in self.files)
+
+
+def read_export(folder: Path) -> Export | None:
+    """export.json in `folder`, or None."""
+    try:
+        return Export.model_validate_json((folder / "export.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
