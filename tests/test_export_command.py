@@ -266,7 +266,7 @@ def test_a_base_that_changed(own_base: Bench) -> None:
     typed = Typed(own_base)
     assert "has changed since the run began: put the old one back" in typed.refused("model")
     own_base.base.unlink()
-    assert f"The base {own_base.base} is gone: put it back, and try again." in typed.refused("model")
+    assert f"The base {own_base.base} is gone: put it back, or name where it is now" in typed.refused("model")
     assert typed.files == []
     assert "adapter" in typed("adapter"), "an adapter needs no base"
     assert run.status == "finished"

@@ -42,6 +42,7 @@ def start(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..train.launch import begin
     from ..train.planner import check_new, create
     from .planning import agreed
+    from .watch import watch  # before anything starts: Ctrl-C is the watch's from then on
 
     check_new(home.runs, options.name, reserved())
     made_of = ingredients(host, home, options)
@@ -54,8 +55,6 @@ def start(host: Host, home: Home, options: argparse.Namespace) -> int:
     if waits:
         say_place(host, home, run)
     if options.wait and state.status != "failed" and (not waits or wait_for_turn(host, home, run)):
-        from .watch import watch
-
         code = watch(host, run)
     else:
         code = 1 if state.status == "failed" else 0
