@@ -22,7 +22,7 @@ from .names import check_model_name
 if TYPE_CHECKING:
     from .ollama import Server, Show
 
-__all__ = ["PREFIX", "Registered", "list_registered", "register"]
+__all__ = ["PREFIX", "Registered", "announced", "list_registered", "register"]
 
 #: Before each name, so that nobody's own models are ever touched.
 PREFIX: Final = "meton-"
@@ -131,6 +131,11 @@ def list_registered(home: Home) -> list[Registered]:
     return sorted((made for folder in folders for made in _manifests(folder)), key=lambda made: (made.when, made.tag))
 
 
+def announced(home: Home) -> list[str]:
+    """The tags of registrations that were begun and not finished."""
+    return sorted(_tag_in(path) for folder in home.models.glob("*") for path in folder.glob(f"v*{_PENDING}"))
+
+
 def _verify(server: Server, tag: str, sha: str, base: Show | None) -> tuple[str, frozenset[str], list[str]]:
     """Digest, capabilities and warnings of the new model; ServerError where it is not what was asked for."""
     listed = server.find(tag)
@@ -174,6 +179,13 @@ def _pending_tag(folder: Path, identity: str, name: str) -> str | None:
             if pending["request"] == identity and str(pending["tag"]).startswith(f"{PREFIX}{name}:"):
                 return check_model_name(str(pending["tag"]))
     return None
+
+
+def _tag_in(path: Path) -> str:
+    """The tag that an announcement names; the file's own name where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return str(json.loads(path.read_text(encoding="utf-8"))["tag"])
+    return path.name
 
 
 def _numbers(name: str, listed: Iterable[str], folder: Path) -> Iterable[int]:
