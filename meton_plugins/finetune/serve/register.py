@@ -87,7 +87,9 @@ def register(
     done = next((old for old in _manifests(folder) if old.request == identity), None)
     if done is not None and done.tag in listed and listed[done.tag].digest == done.digest:
         if alias not in listed or listed[alias].digest not in {old.digest for old in _manifests(folder)}:
-            server.copy(done.tag, alias)
+            _name_also(server, done.tag, alias, done.digest)
+        # Killed between manifest and this, it would be called unfinished for ever.
+        (folder / f"{_part(done.tag)}{_PENDING}").unlink(missing_ok=True)
         return done.model_copy(update={"fresh": False})
 
     tag = done.tag if done is not None else _pending_tag(folder, identity, name)
@@ -104,7 +106,7 @@ def register(
         with contextlib.suppress(FinetuneError):
             server.delete(tag)
         raise
-    server.copy(tag, alias)
+    _name_also(server, tag, alias, digest)
     made = Registered(
         tag=tag,
         alias=alias,
@@ -153,6 +155,14 @@ def _verify(server: Server, tag: str, sha: str, base: Show | None) -> tuple[str,
     if note is None:
         server.unload(tag)
     return listed.digest, show.capabilities, [note] if note else []
+
+
+def _name_also(server: Server, tag: str, alias: str, digest: str) -> None:
+    """Give `tag` its alias; a server, or what stands before it, may say 200 and do nothing."""
+    server.copy(tag, alias)
+    found = server.find(alias)
+    if found is None or found.digest != digest:
+        raise ServerError(f"The server said that it named {tag} also {alias}, and it did not: look at its log.")
 
 
 def _manifests(folder: Path) -> list[Registered]:
