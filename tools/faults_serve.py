@@ -494,6 +494,8 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=60, metavar="N", help="how many faults (default: 60)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random moments")
     options = parser.parse_args()
+    # Ended from outside, it still ends its server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="faults-serve-"))
     os.environ |= {"XDG_DATA_HOME": str(folder / "share"), "PYTHONPATH": str(ROOT)}
     os.environ.pop("OLLAMA_HOST", None)
