@@ -28,10 +28,13 @@ from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home, write_json
 from meton_plugins.finetune.serve import loading, symptoms
 from meton_plugins.finetune.serve.answers import Answer, Show
+from meton_plugins.finetune.serve.contender import tuned_of
 from meton_plugins.finetune.serve.explain import Explained, explain, sifted
+from meton_plugins.finetune.serve.gate import KEEPS_FORM
 from meton_plugins.finetune.serve.loading import Serving
 from meton_plugins.finetune.serve.register import Registered
 from meton_plugins.finetune.serve.reply import Reply, alike, digest, reduced, repeated, scripts, strange
+from meton_plugins.finetune.serve.subject import find_subject
 from meton_plugins.finetune.serve.symptoms import Signs
 from meton_plugins.finetune.settings import BuildSettings, GateSettings, TrainSettings
 from meton_plugins.finetune.train.finding import Finding
@@ -369,7 +372,6 @@ def test_gibberish(made: Bench, library: Engine) -> None:
     seen = found(made)
     assert set(seen) == {"gibberish"}
     assert "--learning-rate 5e-4, now 0.001" in seen["gibberish"].advice
-    assert "its base's" not in seen["gibberish"].advice
 
 
 def scramble(path: Path, spread: float) -> None:
@@ -438,9 +440,10 @@ def test_repetitive(made: Bench, library: Engine) -> None:
     rows = answering(chats(run), lambda _: "the blue " * 12)
     taught_adapter(library, made.base, run.folder / "best.gguf", rows, 80, rate=1e-2)
     seen = found(made)
-    assert {"repetitive", "one answer"} & set(seen), seen
-    told = seen.get("repetitive") or seen["one answer"]
-    assert "more examples that differ" in told.advice
+    assert "repetitive" in seen, seen
+    assert "gibberish" not in seen, "it can be read"
+    assert "more examples that differ" in seen["repetitive"].advice
+    assert "models.settings.repeat_penalty: 1.15" in seen["repetitive"].advice
 
 
 def test_one_answer_to_all(made: Bench, library: Engine) -> None:
@@ -499,6 +502,20 @@ def test_a_check_that_was_made_counts(made: Bench, library: Engine) -> None:
     value = {"model": str(path), "prompts": 40, "base": 38, "tuned": 9, "verdict": "fail", "reason": "", "lost": []}
     write_json(folder / "form_check.json", value)
     assert "9 of 40 answers keep Meton's form, 38 should" in found(made)["form"].evidence
+
+
+def test_the_gates_own_look_at_the_form_counts(made: Bench, library: Engine) -> None:
+    run = made.run()
+    taught_adapter(library, made.base, run.folder / "best.gguf", chats(run), 0)
+    sha256 = tuned_of(find_subject(made.home, "one"), "one").sha256
+    folder = made.home.models / "one"
+    folder.mkdir(parents=True)
+    line = {"name": KEEPS_FORM, "verdict": "fail", "found": "9 of 20 answers, the base 18", "threshold": ""}
+    value = {"model": "one", "base": "b", "heldout": 20, "lines": [line], "sha256": sha256}
+    write_json(folder / "gate.json", value)
+    assert "9 of 20 answers keep Meton's form, 18 should (/model-register gate)" in found(made)["form"].evidence
+    write_json(folder / "gate.json", {**value, "sha256": "of another"})
+    assert "form" not in found(made)
 
 
 def test_a_file_that_is_gone_or_no_gguf(made: Bench, library: Engine) -> None:
@@ -604,6 +621,29 @@ def test_a_wrong_template_on_a_real_server(home: Path, tmp_path: Path, url: str)
         server.delete(right.tag)
         seen = explain(kept, server, right.tag, GateSettings(), silent)
         assert [one.kind for one in seen.findings] == ["gone"]
+
+
+def test_a_real_server_that_answers(home: Path, tmp_path: Path) -> None:
+    from meton_plugins.finetune.gguf.tiny import make_tiny
+    from meton_plugins.finetune.serve.modelfile import Modelfile
+    from meton_plugins.finetune.serve.ollama import Server
+    from meton_plugins.finetune.serve.register import register
+
+    kept, path = Home(home).make(), make_tiny(tmp_path / "m.gguf")
+    with private_server(tmp_path / "ollama") as running, Server(running.url) as server:
+        made = register(server, kept, path, "mine", Modelfile())
+        if made.warnings:
+            pytest.skip(made.warnings[0])
+        seen = explain(kept, server, made.tag, GateSettings(), silent)
+        assert seen.unseen == []
+        said = [*seen.good, *(one.evidence for one in seen.findings)]
+        assert any("tokens a second through the server" in line for line in said), seen
+        # The file is spoilt under the server: it lists the model, and cannot load it.
+        blob = server.show(made.tag).blob
+        assert blob is not None
+        blob.write_bytes(b"GGUF" + bytes(64))
+        seen = explain(kept, server, made.tag, GateSettings(), silent)
+        assert "load" in [one.kind for one in seen.findings], seen
 
 
 def test_json_and_the_agents_tool(home: Path, tmp_path: Path, url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +21,7 @@ from ..train.runs import Run, find_run
 from . import loading, served, symptoms
 from .canary import QUESTIONS, canary
 from .contender import Chat, Contender, base_of, tuned_of
+from .gate import KEEPS_FORM
 from .heldout import by_example, heldout
 from .loading import Serving
 from .register import Registered, list_registered
@@ -37,13 +39,15 @@ __all__ = ["Explained", "explain", "sifted"]
 JUDGED, LEARNED, GENERAL = 12, 6, 6
 #: Most tokens of an answer, and how many more than the expected answer has.
 LONGEST, ROOM = 192, 32
+#: What the gate found of Meton's form.
+COUNTED: Final = re.compile(r"(\d+) of (\d+) answers, the base (\d+)")
 #: What is not worth a word of its own beside what explains it better.
 EXPLAINED: Final = {
     "gibberish": {
         "repetitive", "one answer", "endless", "ignores", "by heart", "forgets", "short", "form", "quantization"
     },
     "repetitive": {"endless", "short"},
-    "one answer": {"repetitive", "endless", "short"},
+    "one answer": {"endless", "short"},
     "quantization": {"ignores"},
     "endless": {"stops"},
     "file": {"load"},
@@ -223,6 +227,12 @@ def _formed(home: Home, subject: Subject, signs: Signs, serving: Serving) -> Ser
     if kept.get("model") == str(subject.adapter or subject.file) and kept.get("verdict") in ("pass", "fail"):
         values = (int(kept["tuned"]), int(kept["base"]), int(kept["prompts"]), "/model-register check")
         return replace(serving, form=values)
+    gate = _json(home.models / subject.run.name / "gate.json")
+    if gate.get("sha256") == tuned_of(subject, "").sha256:
+        for line in gate.get("lines", ()):
+            if line.get("name") == KEEPS_FORM and (seen := COUNTED.fullmatch(str(line.get("found")))):
+                tuned, count, base = map(int, seen.groups())
+                return replace(serving, form=(tuned, base, count, "/model-register gate"))
     if not signs.in_form:
         return serving
     fair = [one for one, wanted in zip(signs.replies, signs.wanted, strict=True) if one.ended or wanted < signs.limit]

@@ -127,7 +127,7 @@ def repetitive(signs: Signs) -> Finding | None:
         f"{caught} of {times(len(signs.replies), 'answer')} say the same again and again, {own}; in the middle "
         f"{share:.0%} of an answer was there before.",
         f"{METON_SETTINGS['repeat_penalty']}: {PENALTY} in Meton's config.yaml helps at once: Meton sends its own with "
-        f"each call, so PARAMETER repeat_penalty of a Modelfile does nothing there. For good: {_diverse(signs)}"
+        f"each call, so PARAMETER repeat_penalty of a Modelfile does nothing there. And train on {_diverse(signs)}"
         + (" Or a larger base: this one does it as well." if too else ""),
         "it repeats itself",
     )  # fmt: skip
@@ -143,7 +143,7 @@ def one_answer(signs: Signs) -> Finding | None:
     return Finding(
         "one answer", "bad", "It answers different questions alike",
         f"{same} of {count} different questions got one and the same answer, of the base {before}.",
-        _diverse(signs), "it answers different questions alike",
+        f"Train on {_diverse(signs)}", "it answers different questions alike",
     )  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def by_heart(signs: Signs) -> Finding | None:
         "by heart", "bad", "It knows its examples by heart and little else",
         f"Its loss is {loss(signs.learned)} on examples that it was trained on and {loss(signs.new or 0)} on "
         f"{times(signs.judged, signs.side + ' answer')}, the base's {loss(signs.base)}.",
-        f"--epochs {max(1, signs.settings.epochs // 2)} (now {signs.settings.epochs}), and {_diverse(signs)}",
+        f"--epochs {max(1, signs.settings.epochs // 2)} (now {signs.settings.epochs}), on {_diverse(signs)}",
         "it knows its examples by heart and little else",
     )  # fmt: skip
 
