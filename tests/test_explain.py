@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 from support.host import RecordingHost
-from support.models import make_base
+from support.models import make_base, rewrite
 from support.ollama_server import private_server
 from support.runs import Bench
 from support.teaching import taught_adapter
@@ -180,6 +180,7 @@ def test_each_symptom_alone(changes: dict[str, Any], kind: str, evidence: str, a
         {"replies": replies("n", ended=False), "limit": 50},
         {"new": 1.9, "adapter": 1.89},
         {"canary": (1.0, 1.049, 6)},
+        {"wanted": [0] * 6, "replies": replies("n", ended=False)},
     ],
     ids=[
         "base too",
@@ -191,6 +192,7 @@ def test_each_symptom_alone(changes: dict[str, Any], kind: str, evidence: str, a
         "cut by the limit",
         "kept",
         "hardly forgets",
+        "length unknown",
     ],
 )
 def test_what_is_no_symptom(changes: dict[str, Any]) -> None:
@@ -530,6 +532,25 @@ def test_a_file_that_is_gone_or_no_gguf(made: Bench, library: Engine) -> None:
     assert "is not a GGUF file" in found(made)["file"].evidence
     path.unlink()
     assert "There is no file" in found(made)["file"].evidence
+
+
+def test_a_file_that_the_engine_does_not_know(made: Bench, library: Engine) -> None:
+    run = made.run()
+    taught_adapter(library, made.base, run.folder / "best.gguf", chats(run), 0)
+    path = exported(made, run)
+    redone(made, run, rewrite(path, path, architecture="unheardof"))
+    seen = found(made)
+    assert "cannot load one-q8_0.gguf" in seen["file"].evidence
+    assert "ignores" in seen, "its adapter is looked at all the same"
+
+
+def test_one_that_nobody_could_ask(made: Bench) -> None:
+    host = RecordingHost(made.home.root)
+    (made.home.root / "settings.toml").write_text('[serve]\nollama_host = "127.0.0.1:1"\n')
+    assert model_register.make(host).run("explain one --threads 1") == 0
+    assert "It could not be asked anything" in host.output
+    assert "The run one has no adapter yet" in host.output
+    assert "Nothing stands out" not in host.output
 
 
 def test_names_that_nobody_knows(made: Bench) -> None:

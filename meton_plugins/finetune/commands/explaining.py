@@ -34,11 +34,13 @@ def explain(host: Host, given: argparse.Namespace) -> int:
         )
     bad = any(one.severity == "bad" for one in found.findings)
     if host.json:
-        show_json(host, {**asdict(found), "healthy": not found.findings})
+        show_json(host, {**asdict(found), "healthy": not found.findings and not found.silent})
         return 1 if bad else 0
     if found.findings:
         say(host, f"{found.model}  {len(found.findings)} finding{'s' if len(found.findings) > 1 else ''}", "bold")
         explained(host, found.findings)
+    elif found.silent:
+        say(host, f"{found.model}  It could not be asked anything, so nothing is known of its answers.", "bold")
     else:
         say(host, f"{found.model}  Nothing stands out.", "bold")
     for line in found.good:

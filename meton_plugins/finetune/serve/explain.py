@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..curate.manifest import FILES, read_manifest
-from ..engine.jobs import Loss, Pace, count_tokens, pace
-from ..errors import FinetuneError, NotFound
+from ..engine.jobs import Loss, Pace, pace
+from ..errors import EngineError, FinetuneError, NotFound
 from ..paths import Home
 from ..settings import GateSettings
 from ..train.diagnosis import diagnose
@@ -65,6 +65,8 @@ class Explained:
     findings: list[Finding] = field(default_factory=list)
     good: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
+    #: Neither the engine nor a server could ask it anything.
+    silent: bool = False
 
 
 def explain(
@@ -86,7 +88,14 @@ def explain(
     if run is not None:
         try:
             subject = _usable(find_subject(home, text if made and text and ":" in text else run.name), serving)
-            speed = _pace(subject, workers)
+            try:
+                speed = _pace(subject, workers)
+            except EngineError as error:
+                if subject.adapter is not None:
+                    raise
+                serving = replace(serving, trouble=error.sentence)
+                subject = _usable(subject, serving)
+                speed = _pace(subject, workers)
             signs, chats = _measured(home, subject, name, settings, tell, questions, speed.threads)
             serving = _formed(home, subject, signs, serving)
             questions_there = _single(chats, signs.replies)
@@ -98,7 +107,8 @@ def explain(
     findings = [found for rule in symptoms.RULES if signs and (found := rule(signs))]
     findings += [found for rule in loading.RULES if (found := rule(serving))]
     findings = sifted(findings)
-    return Explained(name, findings, _good(signs, serving, {found.kind for found in findings}), unseen)
+    good = _good(signs, serving, {found.kind for found in findings})
+    return Explained(name, findings, good, unseen, silent=signs is None and not serving.spoke)
 
 
 def sifted(findings: Sequence[Finding]) -> list[Finding]:
@@ -140,28 +150,32 @@ def _measured(
     base, tuned = (one._replace(workers=workers) for one in (base_of(subject), tuned_of(subject, name)))
     side, chats = _chats(home, run)
     known = tuned.known(home, chats, record.settings.ctx_size) if chats else None
-    judged = chats if known is not None else chats[:JUDGED]
+    judged = chats if known is not None else chats[: max(JUDGED, questions)]
     ctx_size = record.settings.ctx_size
-
-    def mean(one: Contender, of: Sequence[Chat], what: str) -> float | None:
-        found = by_example(one.losses(home, of, ctx_size, partial(tell, what))) if of else {}
-        return _mean(found)
-
+    rows = _side(run, "train")[:LEARNED]
+    if known is None:  # at once: each time, gigabytes may have to be loaded
+        names = {each for each, _ in judged}
+        extra = [row for row in rows if row[0] not in names]
+        lost = tuned.losses(home, [*judged, *extra], ctx_size, partial(tell, f"{side} answers"))
+    else:
+        lost = {**known, **tuned.losses(home, rows, ctx_size, partial(tell, "learned answers"))}
+    base_lost = base.losses(home, judged, ctx_size, partial(tell, f"{side} answers, base")) if judged else {}
     asked = chats[:questions]
-    lengths = count_tokens(subject.base, [messages[-1:] for _, messages in asked], subject.chat_template)
-    limit = min(LONGEST, 2 * max(lengths, default=0) + ROOM)
+    wanted = [base_lost[each].tokens if each in base_lost else 0 for each, _ in asked]
+    limit = min(LONGEST, 2 * max(wanted) + ROOM) if any(wanted) else LONGEST
     manifest = _manifest(run)
-    whole = None
-    if subject.adapter is None:
+    whole_lost: dict[str, Loss] = {}
+    if subject.adapter is None and judged:
         whole = tuned_of(subject._replace(file=subject.base, adapter=run.adapter(), sha256=None), name)
+        progress = partial(tell, f"{side} answers, adapter")
+        whole_lost = whole._replace(workers=workers).losses(home, judged, ctx_size, progress)
     signs = Signs(
         run=run.name, settings=record.settings, rows=record.examples.get("train", 0), limit=limit, side=side,
         replies=tuned.replies(home, asked, limit, partial(tell, "answers")) if asked else [],
         base_replies=base.replies(home, asked, limit, partial(tell, "answers, base")) if asked else [],
-        wanted=lengths, wanted_alike=alike(digest(str(messages[-1]["content"])) for _, messages in asked),
-        new=mean(tuned, judged, f"{side} answers"), base=mean(base, judged, f"{side} answers, base"),
-        adapter=mean(whole._replace(workers=workers), judged, f"{side} answers, adapter") if whole else None,
-        learned=mean(tuned, _side(run, "train")[:LEARNED], "learned answers"), judged=len(judged),
+        wanted=wanted, wanted_alike=alike(digest(str(messages[-1]["content"])) for _, messages in asked),
+        new=_mean(lost, judged), base=_mean(base_lost, judged), adapter=_mean(whole_lost, judged),
+        learned=_mean(lost, rows), judged=len(by_example(base_lost)),
         quant=_quant(subject), canary=_canary(home, subject, base, tuned, ctx_size, tell),
         may_forget=settings.forgetting, plain_share=manifest[1], in_form=manifest[0],
         training=frozenset(found.kind for found in diagnose(run, rows=False)),
@@ -184,9 +198,11 @@ def _side(run: Run, side: str) -> list[Chat]:
     return [(str(row["id"]), row["messages"]) for row in rows]
 
 
-def _mean(found: dict[str, Loss]) -> float | None:
-    tokens = sum(one.tokens for one in found.values())
-    return sum(one.nats for one in found.values()) / tokens if tokens else None
+def _mean(found: Mapping[str, Loss], of: Sequence[Chat]) -> float | None:
+    """Nats a token over those chats `of` which were measured."""
+    there = [found[each] for each, _ in of if each in found]
+    tokens = sum(one.tokens for one in there)
+    return sum(one.nats for one in there) / tokens if tokens else None
 
 
 def _manifest(run: Run) -> tuple[bool, float]:
@@ -215,7 +231,7 @@ def _canary(
     if not said:
         return None
     before, after = (
-        _mean(one.losses(home, said, ctx_size, partial(tell, "what it remembers")))
+        _mean(one.losses(home, said, ctx_size, partial(tell, "what it remembers")), said)
         for one in (plain, tuned._replace(system=""))
     )
     return None if before is None or after is None else (before, after, len(said))
@@ -235,7 +251,9 @@ def _formed(home: Home, subject: Subject, signs: Signs, serving: Serving) -> Ser
                 return replace(serving, form=(tuned, base, count, "/model-register gate"))
     if not signs.in_form:
         return serving
-    fair = [one for one, wanted in zip(signs.replies, signs.wanted, strict=True) if one.ended or wanted < signs.limit]
+    fair = [
+        one for one, wanted in zip(signs.replies, signs.wanted, strict=True) if one.ended or 0 < wanted < signs.limit
+    ]
     good = sum(one.form for one in fair)
     return replace(serving, form=(good, len(fair), len(fair), "asked here")) if len(fair) >= 3 else serving
 

@@ -58,6 +58,7 @@ class Serving:
     through: str = "the server"
     memory: int | None = None
     gpu: bool = False
+    spoke: bool = False
     asked: int = 0
     ended: int = 0
     ended_here: int = 0

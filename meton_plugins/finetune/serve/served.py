@@ -99,9 +99,9 @@ def ask(
         return replace(serving, refused=error.sentence)
     speed = tokens / seconds if tokens and seconds > 0 else None
     if not chosen:
-        return replace(serving, speed=speed)
+        return replace(serving, speed=speed, spoke=True)
     here = sum(over for _, over in chosen)
-    return replace(serving, speed=speed, asked=len(chosen), ended=ended, ended_here=here)
+    return replace(serving, speed=speed, spoke=True, asked=len(chosen), ended=ended, ended_here=here)
 
 
 def _exported(home: Home, run: str) -> Path | None:

@@ -34,7 +34,8 @@ class Signs:
     """What was measured of a tuned model and its base. Losses are nats a token, None where they were not measured.
 
     `new`, `base` and `adapter` (the tuned model before it was exported) are losses on `judged` answers of the `side`
-    named; `learned` is the tuned model's on rows that it was trained on. `wanted`: tokens of the expected answers.
+    named; `learned` is the tuned model's on rows that it was trained on. `wanted`: tokens of the expected answers,
+    0 where they are not known.
     """
 
     run: str
@@ -149,7 +150,8 @@ def one_answer(signs: Signs) -> Finding | None:
 
 def endless(signs: Signs) -> Finding | None:
     """Answers that run on, where the expected ones would long be over."""
-    fair = [r for r, wanted in zip(signs.replies, signs.wanted, strict=False) if signs.limit >= 1.5 * wanted + LONG]
+    room = (signs.limit - LONG) / 1.5
+    fair = [reply for reply, wanted in zip(signs.replies, signs.wanted, strict=False) if 0 < wanted <= room]
     open_ = sum(not reply.ended for reply in fair)
     if open_ < max(2, math.ceil(2 * len(fair) / 3)):
         return None
@@ -166,9 +168,9 @@ def endless(signs: Signs) -> Finding | None:
 
 def timid(signs: Signs) -> Finding | None:
     """Answers far shorter than those that it learned from."""
-    if len(signs.replies) < 3 or not signs.wanted:
+    if len(signs.replies) < 3 or not any(signs.wanted):
         return None
-    said, wanted = median(reply.tokens for reply in signs.replies), median(signs.wanted)
+    said, wanted = median(reply.tokens for reply in signs.replies), median(filter(None, signs.wanted))
     if wanted < 40 or said >= wanted / 4:
         return None
     return Finding(
