@@ -4,7 +4,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TESTS ?= tests
 
-.PHONY: help demo test test-meton bench-data faults-data faults-train check lint ollama lock manifest clean
+.PHONY: help demo test test-meton bench-data faults-data faults-train faults-serve check lint ollama lock manifest \
+	clean
 
 help:
 	@echo "make demo      the main job, from rated answers to a swapped model, on a tiny base"
@@ -13,6 +14,7 @@ help:
 	@echo "make bench-data  near-duplicates, harvest, build, ratings and secrets, measured (bench/data.md)"
 	@echo "make faults-data  kill -9 at 200 moments of work on the library"
 	@echo "make faults-train  kill -9 at 200 moments of a training; each run ends with the same adapter"
+	@echo "make faults-serve  break register, create, alias and swap at 60 points against a real Ollama"
 	@echo "make ollama    install a real Ollama into .cache/ (needs Go 1.26 or newer), for demo and tests"
 	@echo "make manifest  write plugin.toml's lists and docs/options.md anew after a change of commands, tools or settings"
 	@echo "make lock      resolve requirements/dev.in anew into requirements/dev.lock (needs uv)"
@@ -48,6 +50,10 @@ faults-data: $(READY)
 faults-train: $(READY)
 	@$(PY) -m meton_plugins.finetune finetune setup
 	@$(PY) tools/faults_train.py --kills 200
+
+# Some minutes.
+faults-serve: $(READY) ollama
+	@$(PY) tools/faults_serve.py --points 60
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

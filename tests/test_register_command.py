@@ -18,6 +18,7 @@ from meton_plugins.finetune.commands import model_register
 from meton_plugins.finetune.commands.progress import bar
 from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
 from meton_plugins.finetune.paths import Home
+from meton_plugins.finetune.report.health import unfinished
 from meton_plugins.finetune.serve.ollama import Server
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.host import RecordingHost
@@ -99,6 +100,29 @@ def test_register_promote_roll_back(host: RecordingHost, exported: Path) -> None
         assert run(host, verb) == 0
     assert run(host, "rollback") == 1
     assert "Nothing to roll back" in host.output
+
+
+def test_a_registration_that_was_killed_at_its_very_end(host: RecordingHost, exported: Path) -> None:
+    assert run(host, "house --quant q8_0") == 0
+    home = Home(host.data_dir)
+    manifest = next(exported.glob("v1-*.json"))
+    tag = json.loads(manifest.read_text())["tag"]
+    manifest.with_suffix(".pending").write_text(json.dumps({"tag": tag, "request": "as it was"}))
+    assert [found.found for found in unfinished(home)] == [f"{tag} was begun and not finished"]
+    assert run(host, "house --quant q8_0") == 0
+    assert unfinished(home) == []
+
+
+def test_an_alias_that_the_server_only_said_it_made(
+    host: RecordingHost, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "copy", lambda *_names: None)
+    assert run(host, "house --quant q8_0") == 1
+    assert "also meton-house:latest, and it did not" in host.output
+    assert not list(exported.glob("v1-*.json")), "what has a manifest has its alias"
+    monkeypatch.undo()
+    assert run(host, "house --quant q8_0") == 0
+    assert len(list(exported.glob("v*.json"))) == 1
 
 
 def test_the_newest_export_and_another_template(host: RecordingHost, exported: Path) -> None:

@@ -71,6 +71,10 @@ TOOLS: Final = (
         "diagnose", words=("run",),
     ),
     Tool("training_queue", "Show the runs that wait to train. No input.", Effect.READ, "/finetune", "queue"),
+    Tool(
+        "model_explain", 'Say what is wrong with a tuned model. Input: {"model": "run-1"}', Effect.READ,
+        "/model-register", "explain", words=("model",),
+    ),
     Tool("models_list", "List the tuned models. No input.", Effect.READ, "/model-register", "list"),
     Tool(
         "rate_answer", 'Rate the last answer, if the user wants it. Input: {"score": "1..5"}', Effect.WRITE, "/dataset",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ...host.api import Command
 from .contest import compare
 from .edge import guarded
+from .explaining import explain
 from .form_check import form_check
 from .gating import gate
 from .options import HelpWanted, split
@@ -49,6 +50,7 @@ WORK: Final[dict[str, Callable[[Host, argparse.Namespace], int]]] = {
     "check": form_check,
     "compare": compare,
     "gate": gate,
+    "explain": explain,
     "promote": promote,
     "rollback": rollback,
     "history": history,

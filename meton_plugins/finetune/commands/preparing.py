@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...host.errors import HostError
 from ..settings import load
 from .edge import note, say, show_json
 from .options import Parser
@@ -56,7 +58,12 @@ def doctor(host: Host, home: Home, options: argparse.Namespace) -> int:
     if options.meton:
         rows = surface(options.meton)
     else:
-        rows = examine(home, load(home.settings), host.name, host.slots.path if host.slots else None)
+        store = host.slots
+        held: dict[str, str] = {}
+        if store is not None:
+            with contextlib.suppress(HostError):  # the doctor's line about the host names the file
+                held = store.read()
+        rows = examine(home, load(home.settings), host.name, store.path if store else None, held)
     if host.json:
         show_json(host, [row._asdict() for row in rows])
     else:

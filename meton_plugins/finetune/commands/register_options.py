@@ -11,7 +11,7 @@ from .options import Parser
 __all__ = ["PARSERS", "VERBS", "overview"]
 
 VERBS: Final = (
-    "add", "list", "templates", "check", "compare", "gate", "promote", "rollback", "history", "retire",
+    "add", "list", "templates", "check", "compare", "gate", "explain", "promote", "rollback", "history", "retire",
 )  # fmt: skip
 
 
@@ -65,6 +65,14 @@ def _gate_parser() -> Parser:
     return parser
 
 
+def _explain_parser() -> Parser:
+    parser = _parser("explain", "say what is wrong with a tuned model or its server, by which numbers, and what to do")
+    parser.add_argument("model", nargs="?", metavar="RUN|NAME:TAG", help="which model (default: the newest run's)")
+    parser.add_argument("--questions", type=int, default=6, metavar="N", help="ask at most so many (default: 6)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the engine (default: what is faster)")
+    return parser
+
+
 def _promote_parser() -> Parser:
     parser = _parser("promote", "put a registered model into a slot, after asking")
     parser.add_argument("model", metavar="NAME:TAG")
@@ -107,6 +115,7 @@ PARSERS: Final[dict[str, Callable[[], Parser]]] = {
     "check": _check_parser,
     "compare": _compare_parser,
     "gate": _gate_parser,
+    "explain": _explain_parser,
     "promote": _promote_parser,
     "rollback": _rollback_parser,
     "history": lambda: _parser("history", "show every swap of a slot"),

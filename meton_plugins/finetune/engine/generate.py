@@ -35,7 +35,8 @@ def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
     template = template_for(inspect(base), job.get("chat_template"))
     enough = re.compile(job["until"]) if job.get("until") else None
     limit: int = job["limit"]
-    answers = []
+    answers: list[str] = []
+    spoken: list[tuple[list[int], bool]] = []
     with Model(library, base) as model:
         prompts = [prompt_tokens(template.render(chat, generate=True), model) for chat in job["chats"]]
         common = _common(prompts)
@@ -48,10 +49,12 @@ def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
                 done = common
             for prompt in prompts:
                 decoder.back_to(common)
-                answers.append(_answer(decoder, prompt[common:], limit, enough))
+                said, ended = _answer(decoder, prompt[common:], limit, enough)
+                answers.append(model.text(said))
+                spoken.append((said, ended))
                 done += len(prompt) - common + limit
                 emit("progress", done=done, total=total)
-    emit("result", answers=answers)
+    emit("result", answers=answers, spoken=spoken)
 
 
 def pace(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
@@ -105,13 +108,16 @@ def _speed(model: Model, sample: Sequence[int], threads: int) -> tuple[float, fl
     return (READ - 1) / max(middle - start, 1e-9), SAY / max(end - middle, 1e-9)
 
 
-def _answer(decoder: Decoder, prompt: Sequence[int], limit: int, enough: re.Pattern[str] | None) -> str:
+def _answer(
+    decoder: Decoder, prompt: Sequence[int], limit: int, enough: re.Pattern[str] | None
+) -> tuple[list[int], bool]:
+    """The tokens of an answer, and whether the model ended it."""
     said: list[int] = []
     for token in decoder.speak(prompt, limit):
         said.append(token)
         if enough is not None and enough.search(decoder.model.text(said)):
-            break
-    return decoder.model.text(said)
+            return said, False
+    return said, len(said) < limit
 
 
 def _common(prompts: Sequence[Sequence[int]]) -> int:

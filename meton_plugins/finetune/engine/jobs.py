@@ -23,6 +23,7 @@ __all__ = [
     "Piece",
     "Point",
     "Seen",
+    "Spoken",
     "check_quantization",
     "count_tokens",
     "evaluate",
@@ -33,6 +34,7 @@ __all__ = [
     "preview",
     "probe",
     "quantize",
+    "speak",
     "threads",
 ]
 
@@ -148,6 +150,14 @@ def losses(
     return {name: Loss(float(nats), int(tokens)) for name, (nats, tokens) in result["each"].items()}
 
 
+class Spoken(NamedTuple):
+    """An answer: its text, its tokens, and whether the model ended it or was cut off."""
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool
+
+
 def generate(
     base: Path, chats: Sequence[Chat], *, limit: int = 256, adapter: Path | None = None,
     chat_template: str | None = None, until: str | None = None, workers: int = 0, progress: Progress | None = None,
@@ -157,11 +167,24 @@ def generate(
     What all chats begin with is read once. `until`, a regular expression, ends an answer early; `workers` is a number
     of threads, one a core by default.
     """
+    said = speak(
+        base, chats, limit=limit, adapter=adapter, chat_template=chat_template, until=until, workers=workers,
+        progress=progress,
+    )  # fmt: skip
+    return [one.text for one in said]
+
+
+def speak(
+    base: Path, chats: Sequence[Chat], *, limit: int = 256, adapter: Path | None = None,
+    chat_template: str | None = None, until: str | None = None, workers: int = 0, progress: Progress | None = None,
+) -> list[Spoken]:  # fmt: skip
+    """As `generate`, with what each answer was made of."""
     result = run_job(
         "generate", base=_path(base), chats=_plain(chats), limit=limit, adapter=_path(adapter), until=until,
         chat_template=_template(chat_template), threads=threads(workers), progress=progress,
     )  # fmt: skip
-    return [str(answer) for answer in result["answers"]]
+    both = zip(result["answers"], result["spoken"], strict=True)
+    return [Spoken(str(text), tuple(tokens), bool(ended)) for text, (tokens, ended) in both]
 
 
 class Pace(NamedTuple):
@@ -186,10 +209,10 @@ class Pace(NamedTuple):
         return (first + others) / self.read_per_s + said / self.say_per_s
 
 
-def pace(base: Path, chats: Sequence[Chat], chat_template: str | None = None) -> Pace:
-    """Measured on this machine, within seconds."""
+def pace(base: Path, chats: Sequence[Chat], chat_template: str | None = None, workers: int = 0) -> Pace:
+    """Measured on this machine, within seconds; with at most `workers` threads, by default one a core."""
     result = run_job(
-        "pace", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template), threads=threads()
+        "pace", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template), threads=threads(workers)
     )
     return Pace(**{name: result[name] for name in Pace._fields})
 

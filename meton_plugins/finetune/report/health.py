@@ -6,7 +6,7 @@ import itertools
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ from ..errors import FinetuneError
 from ..paths import Home
 from ..settings import Settings
 
-__all__ = ["Finding", "examine", "surface"]
+__all__ = ["Finding", "examine", "surface", "unfinished"]
 
 #: The program of the engine's makers; see `_foreign_trainer`.
 FOREIGN_TRAINER = "llama-finetune-lora"
@@ -37,12 +37,31 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(home: Home, settings: Settings, host: str, config: Path | None) -> list[Finding]:
-    """All findings, in the order in which a user would mend them."""
+def examine(
+    home: Home, settings: Settings, host: str, config: Path | None, slots: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """All findings, in the order in which a user would mend them. `slots`: what they hold now, by `config`."""
     return [
         *_platform(), *_engine(), _gpu(), *_memory(), *_disk(home), *_server(settings), _host(host, config),
-        *_foreign_trainer(),
+        *unfinished(home, slots), *_foreign_trainer(),
     ]  # fmt: skip
+
+
+def unfinished(home: Home, slots: Mapping[str, str] | None = None) -> list[Finding]:
+    """What a crash left open between a file and a slot, and which state holds."""
+    from ..serve.history import History
+    from ..serve.register import announced
+
+    advice = "type the same /model-register line again: it does what is left to do"
+    found = [Finding("note", "registration", f"{tag} was begun and not finished", advice) for tag in announced(home)]
+    for swap in History(home.history).swaps():
+        if swap.state != "begun":
+            continue
+        holds = (slots or {}).get(swap.slot)
+        now = f"; it holds {holds} now" if holds else ""
+        text = f"{swap.slot} of {swap.file} was to go from {swap.old} to {swap.new}{now}"
+        found.append(Finding("note", "swap", text, "the next promote or rollback settles it"))
+    return found
 
 
 def surface(meton: Path) -> list[Finding]:

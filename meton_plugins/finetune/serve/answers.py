@@ -47,11 +47,12 @@ class Show:
 
 
 class Answer(NamedTuple):
-    """A finished generation."""
+    """A finished generation. `seconds` is what saying it took, without loading and reading; 0 where it is not known."""
 
     text: str
     tokens: int
     reason: str
+    seconds: float = 0.0
 
 
 class CannotGenerate(ServerError):

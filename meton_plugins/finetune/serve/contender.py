@@ -13,6 +13,7 @@ from ..engine.jobs import Loss
 from ..gguf.inspect import fingerprint
 from ..paths import Home, private_dir, write_json
 from .form_check import Speaker
+from .reply import Reply, reduced, scripts
 from .subject import Subject
 
 __all__ = ["Chat", "Contender", "base_of", "tuned_of"]
@@ -40,8 +41,7 @@ class Contender(NamedTuple):
         self, home: Home, chats: Sequence[Chat], ctx_size: int, progress: Progress | None = None
     ) -> dict[str, Loss]:
         """What it loses on each answer, by id; measured once and kept in `<home>/judged/`."""
-        said = json.dumps([self.sha256, self.chat_template, self.system, ctx_size, chats], sort_keys=True)
-        path = private_dir(home.root / "judged") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
+        path = self._place(home, chats, ctx_size)
         kept = _kept(path)
         if kept is None:
             kept = jobs.losses(
@@ -50,6 +50,34 @@ class Contender(NamedTuple):
             )  # fmt: skip
             write_json(path, kept)
         return kept
+
+    def known(self, home: Home, chats: Sequence[Chat], ctx_size: int) -> dict[str, Loss] | None:
+        """What `losses` has measured before; None where it has not."""
+        return _kept(self._place(home, chats, ctx_size))
+
+    def _place(self, home: Home, chats: Sequence[Chat], ctx_size: int) -> Path:
+        said = json.dumps([self.sha256, self.chat_template, self.system, ctx_size, chats], sort_keys=True)
+        return private_dir(home.root / "judged") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
+
+    def replies(self, home: Home, chats: Sequence[Chat], limit: int, progress: Progress | None = None) -> list[Reply]:
+        """What it answers to each chat, its last message left out, as numbers; asked once and kept like `losses`."""
+        said = json.dumps([self.sha256, self.chat_template, self.system, limit, chats], sort_keys=True)
+        path = private_dir(home.root / "judged") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}-said.json"
+        try:
+            return [Reply.model_validate(one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            pass
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        spoken = jobs.speak(
+            self.file, [[*system, *messages[:-1]] for _, messages in chats], limit=limit, adapter=self.adapter,
+            chat_template=self.chat_template, workers=self.workers, progress=progress,
+        )  # fmt: skip
+        found = [
+            reduced(one, scripts(" ".join(str(message["content"]) for message in messages)))
+            for one, (_, messages) in zip(spoken, chats, strict=True)
+        ]
+        write_json(path, [one.model_dump() for one in found])
+        return found
 
     def speaker(self, limit: int, *, until: str | None = None, progress: Progress | None = None) -> Speaker:
         """A function that has it answer prompts, each with at most `limit` tokens."""

@@ -14,6 +14,7 @@ from .form_check import FormCheck
 from .tools_check import ToolsCheck
 
 __all__ = [
+    "KEEPS_FORM",
     "Gate",
     "Line",
     "Verdict",
@@ -33,6 +34,7 @@ ORDER: Final[tuple[Verdict, ...]] = ("fail", "not measurable", "too little data"
 
 #: 1.05 / 1 - 1 is a little more than 0.05.
 TINY: Final = 1e-9
+KEEPS_FORM: Final = "keeps Meton's form"
 AGAINST_HOLDER: Final = "not worse than the slot's"
 
 
@@ -107,7 +109,7 @@ def _spoken(seen: Interval) -> str:
 
 def keeps_form(check: FormCheck, settings: GateSettings) -> Line:
     """Meton can read its answers as often as the base's; a base that never keeps the form leaves nothing to lose."""
-    name, threshold = "keeps Meton's form", f"falls by at most {settings.form_fall:g} points"
+    name, threshold = KEEPS_FORM, f"falls by at most {settings.form_fall:g} points"
     if check.verdict == "too little data":
         return Line(name=name, verdict="too little data", found=check.reason, threshold=threshold)
     fall = 100 * (check.base - check.tuned) / check.prompts

@@ -274,7 +274,8 @@ class Server:
             answer = self._client.generate(name, prompt=prompt, raw=raw, options=options or {}, stream=False)
             if not answer.done:
                 raise ServerError(f"The server stopped in the middle of an answer of {name}: look at its log.")
-            return Answer(answer.response or "", answer.eval_count or 0, answer.done_reason or "")
+            seconds = (answer.eval_duration or 0) / 1e9
+            return Answer(answer.response or "", answer.eval_count or 0, answer.done_reason or "", seconds)
 
     def try_out(self, name: str) -> str | None:
         """Make `name` answer eight tokens. None when it did, a note where the server cannot run any model."""

@@ -22,7 +22,7 @@ from .names import check_model_name
 if TYPE_CHECKING:
     from .ollama import Listed, Server, Show
 
-__all__ = ["PREFIX", "Registered", "keep", "list_registered", "register"]
+__all__ = ["PREFIX", "Registered", "announced", "keep", "list_registered", "register"]
 
 #: Before each name, so that nobody's own models are ever touched.
 PREFIX: Final = "meton-"
@@ -93,7 +93,9 @@ def register(
     done = next((old for old in _manifests(folder) if old.request == identity), None)
     if done is not None and not done.retired and done.tag in listed and listed[done.tag].digest == done.digest:
         if alias not in listed or listed[alias].digest not in {old.digest for old in _manifests(folder)}:
-            server.copy(done.tag, alias)
+            _name_also(server, done.tag, alias, done.digest)
+        # Killed between manifest and this, it would be called unfinished for ever.
+        (folder / f"{_part(done.tag)}{_PENDING}").unlink(missing_ok=True)
         return done.model_copy(update={"fresh": False})
 
     tag = done.tag if done is not None else _pending_tag(folder, identity, name)
@@ -112,7 +114,7 @@ def register(
         with contextlib.suppress(FinetuneError):
             server.delete(tag)
         raise
-    server.copy(tag, alias)
+    _name_also(server, tag, alias, digest)
     _unload_older(server, folder, tag, listed.get(alias), in_slots)
     made = Registered(
         tag=tag,
@@ -146,6 +148,11 @@ def list_registered(home: Home) -> list[Registered]:
     return sorted((made for folder in folders for made in _manifests(folder)), key=lambda made: (made.when, made.tag))
 
 
+def announced(home: Home) -> list[str]:
+    """The tags of registrations that were begun and not finished."""
+    return sorted(_tag_in(path) for folder in home.models.glob("*") for path in folder.glob(f"v*{_PENDING}"))
+
+
 def _verify(server: Server, tag: str, sha: str, base: Show | None) -> tuple[str, frozenset[str], list[str]]:
     """Digest, capabilities and warnings of the new model; ServerError where it is not what was asked for."""
     listed = server.find(tag)
@@ -173,6 +180,14 @@ def _unload_older(server: Server, folder: Path, tag: str, before: Listed | None,
                 server.unload(old.tag)
 
 
+def _name_also(server: Server, tag: str, alias: str, digest: str) -> None:
+    """Give `tag` its alias; a server, or what stands before it, may say 200 and do nothing."""
+    server.copy(tag, alias)
+    found = server.find(alias)
+    if found is None or found.digest != digest:
+        raise ServerError(f"The server said that it named {tag} also {alias}, and it did not: look at its log.")
+
+
 def _manifests(folder: Path) -> list[Registered]:
     found = []
     for path in sorted(folder.glob("v*.json")):
@@ -197,6 +212,13 @@ def _pending_tag(folder: Path, identity: str, name: str) -> str | None:
             if pending["request"] == identity and str(pending["tag"]).startswith(f"{PREFIX}{name}:"):
                 return check_model_name(str(pending["tag"]))
     return None
+
+
+def _tag_in(path: Path) -> str:
+    """The tag that an announcement names; the file's own name where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return str(json.loads(path.read_text(encoding="utf-8"))["tag"])
+    return path.name
 
 
 def _numbers(name: str, listed: Iterable[str], folder: Path) -> Iterable[int]:
