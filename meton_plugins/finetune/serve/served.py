@@ -15,7 +15,7 @@ from ..gguf.inspect import inspect
 from ..paths import Home
 from ..train.runs import Run
 from .answers import CannotGenerate
-from .export import read_export
+from .export_record import read_export
 from .loading import Serving
 from .names import full_name
 from .register import Registered
