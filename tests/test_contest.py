@@ -177,6 +177,7 @@ def test_blind(host: RecordingHost) -> None:
 def test_where_nobody_answers_the_answers_are_shown(host: RecordingHost) -> None:
     assert run(host, "compare one base --prompts Q.TXT --limit 6") == 0
     assert "1 of 2" in host.output
+    assert "2 of 2" in host.output
     assert not (host.data_dir / "contests.jsonl").exists()
     host.json = True
     assert run(host, "compare one base --prompts Q.TXT --limit 6") == 0

@@ -69,10 +69,11 @@ def _voices(host: Host, home: Home, server: Server, given: argparse.Namespace) -
 
 
 def _judge(host: Host, home: Home, a: str, b: str, found: list[Answers], *, blind: bool) -> None:
-    """Show question by question and ask, until the user has enough or nobody is there to answer."""
+    """Show question by question and ask, until the user has enough; where nobody answers, only show them."""
     from ..serve.contest import CRITERIA, keep, read_pick
 
     letters = ", ".join(f"{letter} {name}" for letter, name in CRITERIA.items())
+    asking = True
     for number, one in enumerate(found, 1):
         swapped = blind and _turned(one)
         first, second = ((b, one.b), (a, one.a)) if swapped else ((a, one.a), (b, one.b))
@@ -80,9 +81,12 @@ def _judge(host: Host, home: Home, a: str, b: str, found: list[Answers], *, blin
         titles = ("1", "2") if blind else (f"1  {first[0]}", f"2  {second[0]}")
         _side_by_side(host, titles, (first[1], second[1]))
         pick = None
-        while pick is None:
+        while asking and pick is None:
             line = host.read_line(f"Better: 1, 2 or = (and why: {letters}; Enter skips, q ends):")
-            if line is None or line.lower() in ("q", "quit"):
+            if line is None:
+                asking = False
+                break
+            if line.lower() in ("q", "quit"):
                 return
             if not line:
                 break

@@ -154,7 +154,7 @@ def stuck(signals: Signals) -> Finding | None:
         "stuck", "bad", "The loss stands still, far from learned",
         f"The training loss stays at {loss(last)}, and the gradient shrank from {first:.2g} to {end:.2g}: the adapter "
         "was spoilt within its first steps and says much the same to everything.",
-        f"The learning rate is too high: {_slower(signals, 10)}.", "it learned next to nothing",
+        f"The learning rate is too high: {_slower(signals, 10)}.", "its learning rate was too high",
     )  # fmt: skip
 
 
