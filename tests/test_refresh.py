@@ -13,9 +13,10 @@ from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.curate.dataset import load, read_manifest
 from meton_plugins.finetune.curate.sources import Source
 from meton_plugins.finetune.library import Library
+from meton_plugins.finetune.train.fresh import WORTH, to_refresh
 from meton_plugins.finetune.train.launch import start
 from meton_plugins.finetune.train.planner import create
-from meton_plugins.finetune.train.refresh import WORTH, since, to_refresh
+from meton_plugins.finetune.train.refresh import since
 from meton_plugins.finetune.train.runs import Run, all_runs
 
 pytest_plugins = ["support.run_fixtures"]
@@ -222,3 +223,21 @@ def test_a_folder_alone_is_enough(typed: Typed, trained: Run, tmp_path: Path) ->
     shutil.rmtree(typed.home.datasets)
     rated(typed.home, 12, 20)
     assert typed.json("refresh --check")["old"] == len(learned_by(trained))
+
+
+# Whether it is worth it, said by the status
+
+
+def test_the_status_says_when_enough_was_rated(typed: Typed, trained: Run) -> None:
+    record = trained.record.model_copy(update={"created": "2030-01-01T00:00:00+00:00"})
+    (trained.folder / "run.json").write_text(record.model_dump_json())
+    assert "refresh" not in typed("status"), "all was rated before the run"
+    record = record.model_copy(update={"created": "2020-01-01T00:00:00+00:00"})
+    (trained.folder / "run.json").write_text(record.model_dump_json())
+    assert "refresh" not in typed("status"), "twelve are too few"
+    rated(typed.home, 12, 20)
+    said = typed("status")
+    assert "20 answers were rated good or fixed since one: /finetune refresh one goes on with them." in said
+    assert "refresh" not in typed("status one"), "one run was asked for"
+    typed.home.library.write_bytes(b"no library")
+    assert "refresh" not in typed("status")

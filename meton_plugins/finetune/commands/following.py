@@ -86,7 +86,19 @@ def status(host: Host, home: Home, options: argparse.Namespace) -> int:
         say(host, NONE)
     else:
         standing(host, runs)
+        if not options.run:
+            _fresh(host, home)
     return 0
+
+
+def _fresh(host: Host, home: Home) -> None:
+    """Say when enough was rated since the last run to go on with it."""
+    from ..train.fresh import rated_since
+
+    found = rated_since(home)
+    if found is not None and found.worth:
+        many = f"{found.number:,} answers were rated good or fixed since {found.run.name}"
+        note(host, f"{many}: /finetune refresh {found.run.name} goes on with them.")
 
 
 def runs(host: Host, home: Home, options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from .reading import STATUS
 from .records import GOOD, Counts
 from .store import Library
 
-__all__ = ["Judged", "Summary", "TagCount", "Week", "judged", "summarize"]
+__all__ = ["Judged", "Summary", "TagCount", "Week", "judged", "summarize", "usable_since"]
 
 #: Monday of the week in which a rated answer was given; it is asked of no other.
 _MONDAY: Final = "CASE WHEN score NOTNULL THEN coalesce(date(at, 'weekday 0', '-6 days'), 'unknown') END"
@@ -91,6 +91,13 @@ def judged(library: Library, model: str) -> Judged:
     )
     with library._reading() as connection:
         return Judged(*connection.execute(question, (GOOD, model)).fetchone())
+
+
+def usable_since(library: Library, when: str) -> int:
+    """How many usable examples were rated, or fixed, after the ISO time `when` (UTC)."""
+    question = f"SELECT count(*) FROM examples WHERE {STATUS} = 'usable' AND rated_at > ?"
+    with library._reading() as connection:
+        return int(connection.execute(question, (when,)).fetchone()[0])
 
 
 def _counts(groups: Iterable[tuple[Any, ...]], sessions: int) -> Counts:

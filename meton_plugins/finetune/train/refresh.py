@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from ..curate.build import Plan, build, plan, rows_of
 from ..curate.manifest import Manifest, read_manifest
 from ..curate.sources import Source
-from ..errors import NotFound
 from ..library import Library
 from ..settings import BuildSettings
+from .fresh import WORTH, to_refresh
 from .lineage import learned, mark, of_examples
-from .runs import Run, all_runs, find_run
+from .runs import Run
 
 __all__ = ["WORTH", "Since", "freeze", "since", "to_refresh"]
-
-#: From so many new examples on, going on with a run is worth a night.
-WORTH: Final = 20
 
 
 @dataclass(frozen=True)
@@ -40,19 +36,6 @@ class Since:
     def worth(self) -> bool:
         """Whether the new ones are enough to go on with the run."""
         return self.new >= WORTH
-
-
-def to_refresh(runs: Path, name: str | None) -> Run:
-    """The run called `name`, or the newest that has an adapter; NotFound where there is none."""
-    if name is not None:
-        return find_run(runs, name)
-    for run in reversed(all_runs(runs)):
-        try:
-            run.adapter("best")
-        except NotFound:
-            continue
-        return run
-    raise NotFound("There is no run with an adapter to go on from: start one with /finetune start.")
 
 
 def since(library: Library, run: Run) -> Since:
