@@ -19,7 +19,7 @@ from support.runs import SETTINGS, Bench, over
 
 from meton_plugins.finetune.commands import finetune, planning
 from meton_plugins.finetune.curate import dataset
-from meton_plugins.finetune.engine import jobs
+from meton_plugins.finetune.engine import costs, jobs
 from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library as EngineLibrary
 from meton_plugins.finetune.engine.model import Model
@@ -90,7 +90,7 @@ def foresee(bench: Bench, ingredients: Ingredients, **options: Any) -> Plan:
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on nothing may be measured."""
-    monkeypatch.setattr(jobs, "probe", lambda *_args, **_options: pytest.fail("it was measured"))
+    monkeypatch.setattr(costs, "probe", lambda *_args, **_options: pytest.fail("it was measured"))
 
 
 # The curve.
@@ -135,10 +135,10 @@ def test_trainable_counts_what_the_engine_trains(
     assert measure.trainable(path, 4, targets) == sum(one.size for one in gradients.values())
 
 
-def probe(path: Path, folder: Path, longest: int, **options: Any) -> jobs.Cost:
+def probe(path: Path, folder: Path, longest: int, **options: Any) -> costs.Cost:
     values: dict[str, Any] = {"rank": 16, "room_mb": 1e6, "workers": 1, "seconds": 60, **options}
     adapter = measure.trainable(path, values["rank"], PROJECTIONS)
-    return jobs.probe(path, folder, targets=PROJECTIONS, adapter=adapter, longest=longest, **values)
+    return costs.probe(path, folder, targets=PROJECTIONS, adapter=adapter, longest=longest, **values)
 
 
 def test_short_rows_foretell_the_memory_of_long_ones(base: BaseMaker, tmp_path: Path) -> None:
@@ -189,14 +189,14 @@ def test_the_plan_is_true_to_the_run(bench: Bench, base: BaseMaker) -> None:
 def test_a_measurement_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first = foresee(bench, made_of(bench))
     probes: list[dict[str, Any]] = []
-    real = jobs.probe
+    real = costs.probe
 
-    def counted(*args: Any, **options: Any) -> jobs.Cost:
+    def counted(*args: Any, **options: Any) -> costs.Cost:
         probes.append(options)
         return real(*args, **options)
 
-    monkeypatch.setattr(jobs, "probe", counted)
-    monkeypatch.setattr(jobs, "lengths", lambda *_args, **_options: pytest.fail("the rows were counted again"))
+    monkeypatch.setattr(costs, "probe", counted)
+    monkeypatch.setattr(costs, "lengths", lambda *_args, **_options: pytest.fail("the rows were counted again"))
     second = foresee(bench, made_of(bench, learning_rate=1e-2, epochs=2))
     assert second.time.measured == first.time.measured
     assert second.memory.peak == first.memory.peak
@@ -617,10 +617,10 @@ def test_plan_shows_and_starts_nothing(bench: Bench) -> None:
 
 
 def test_an_engine_that_dies_while_it_is_measured_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(*_args: Any, **_options: Any) -> jobs.Cost:
+    def dies(*_args: Any, **_options: Any) -> costs.Cost:
         raise EngineError("The engine stopped itself.")
 
-    monkeypatch.setattr(jobs, "probe", dies)
+    monkeypatch.setattr(costs, "probe", dies)
     typed = Asked(bench)
     assert "✗ The engine stopped itself." in typed(code=1)
     assert typed.run is None

@@ -95,8 +95,8 @@ def test_all_that_nothing_needs_goes_after_asking(
     host._answers = iter([True, True])
     assert run(host, "retire") == 0
     # The new one answers, and rollback gives the middle one back.
-    assert host.asked[-2] == "Remove 1 model from the Ollama server, which frees up to 0.4 MB there?"
-    assert f"{old}  0.4 MB, registered 20" in host.output
+    assert host.asked[-2] == "Remove 1 model from the Ollama server, which frees up to 426 KB there?"
+    assert f"{old}  426 KB, registered 20" in host.output
     assert f"Retired {old}." in host.output
     assert f"{new} stays: primary holds it." in host.output
     assert f"{middle} stays: rollback gives it back to primary of" in host.output
@@ -104,7 +104,7 @@ def test_all_that_nothing_needs_goes_after_asking(
     assert retired(home) == [old]
 
     # Its exported file went with it, and export.json does not speak of it.
-    assert host.asked[-1].startswith("Delete 1 exported file too (0.4 MB)? /export model writes it again.")
+    assert host.asked[-1].startswith("Delete 1 exported file too (426 KB)? /export model writes it again.")
     assert not Path(versions[0].gguf).exists()
     export = read_export(home / "models" / "house")
     assert export is not None
@@ -142,7 +142,7 @@ def test_the_alias_moves_to_the_newest_that_is_left(
     host: RecordingHost, server: Server, versions: list[Registered]
 ) -> None:
     assert run(host, f"retire {versions[2].tag} --yes --files") == 0
-    assert "Deleted 1 exported file (0.4 MB)." in host.output
+    assert "Deleted 1 exported file (426 KB)." in host.output
     assert server.show("meton-house:latest").system == "q4_k_m"
     assert run(host, "retire --yes") == 0
     assert names(server) == set(), "the last version takes the alias with it"

@@ -6,9 +6,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..units import size
 from .edge import note, say, show_json
 from .options import Parser
-from .progress import run_line, size
+from .progress import run_line
 
 if TYPE_CHECKING:
     from ...host.api import Host

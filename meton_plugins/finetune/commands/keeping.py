@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..units import size
 from .edge import note, say, show_json
 from .options import Parser, split
-from .progress import bar, run_line, size
+from .progress import bar, run_line
 from .tables import many
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..units import duration
+from ..units import memory as memory_of
 from .edge import say
-from .progress import duration
 from .tables import many
 
 if TYPE_CHECKING:
@@ -45,11 +46,6 @@ def planned_in_short(host: Host, plan: Plan) -> None:
     _print(host, [*lines, *_parity(plan, whole=False), *_warnings(plan)])
 
 
-def size(megabytes: float) -> str:
-    """`420 MB`, `3.4 GB`."""
-    return f"{megabytes / 1024:,.1f} GB" if megabytes >= 1024 else f"{megabytes:.0f} MB"
-
-
 def _print(host: Host, lines: Lines) -> None:
     before = ""
     for label, text, style in lines:
@@ -65,12 +61,12 @@ def _steps(plan: Plan) -> tuple[str, str, str]:
 def _memory(plan: Plan) -> Lines:
     memory = plan.memory
     if memory.peak is None:
-        return [("memory", f"not measured while another run trains; {size(memory.free)} may be used now", "")]
-    text = f"{size(memory.peak)} at most, foreseen; {size(memory.free)} may be used now"
+        return [("memory", f"not measured while another run trains; {memory_of(memory.free)} may be used now", "")]
+    text = f"{memory_of(memory.peak)} at most, foreseen; {memory_of(memory.free)} may be used now"
     bad = memory.fits is False
     lines = [("memory", text + (": it does not fit" if bad else ""), "red" if bad else "")]
     for name, held in memory.ollama.items():
-        lines.append(("memory", f"Ollama holds {size(held)} for {name}: `ollama stop {name}` frees it", "dim"))
+        lines.append(("memory", f"Ollama holds {memory_of(held)} for {name}: `ollama stop {name}` frees it", "dim"))
     return lines
 
 
@@ -85,7 +81,11 @@ def _time(plan: Plan) -> tuple[str, str, str]:
 
 def _disk(plan: Plan) -> tuple[str, str, str]:
     short = plan.disk_needed_mb > plan.disk_free_mb
-    return "disk", f"{size(plan.disk_needed_mb)} needed, {size(plan.disk_free_mb)} free", "red" if short else ""
+    return (
+        "disk",
+        f"{memory_of(plan.disk_needed_mb)} needed, {memory_of(plan.disk_free_mb)} free",
+        "red" if short else "",
+    )
 
 
 def _left_out(plan: Plan) -> Lines:

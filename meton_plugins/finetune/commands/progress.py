@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from ..report.units import duration, memory
+from ..units import duration, memory
 from .edge import note
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ __all__ = [
     "result",
     "run_line",
     "share_done",
-    "size",
     "speed",
     "standing_line",
     "trend",
@@ -64,13 +63,6 @@ def bar(host: Host, in_bytes: Collection[str] = ()) -> Iterator[Callable[[str, i
                 progress.update(tasks[stage], speed=speed(done, monotonic() - begun[stage]))
 
         yield tell
-
-
-def size(number: int) -> str:
-    """Bytes as `12 KB`, `3.4 MB`, `1.2 GB`."""
-    if number >= 2**30:
-        return f"{number / 2**30:.1f} GB"
-    return f"{number / 2**20:.1f} MB" if number >= 2**20 else f"{max(1, number >> 10)} KB"
 
 
 def speed(done: int, seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..units import size as in_units
 from .edge import note, say, show_json
 from .places import history_of, home_of, minute, server_of
 from .tables import many
@@ -40,7 +41,7 @@ def retire(host: Host, given: argparse.Namespace) -> int:
     removed = bool(files) and _files_too(host, files, sum(sizes.values()), given)
     if removed:
         service.remove_files(files)
-        say(host, f"Deleted {many(len(files), 'exported file')} ({_size(sum(sizes.values()))}).")
+        say(host, f"Deleted {many(len(files), 'exported file')} ({in_units(sum(sizes.values()))}).")
     if host.json:
         stay = [{"model": each.made.tag, "reason": each.reason} for each in staying]
         tags = [each.made.tag for each in leaving]
@@ -58,9 +59,9 @@ def _agreed(host: Host, leaving: Sequence[Standing], freed: int, given: argparse
         return True
     for each in leaving:
         gone = "" if each.listed else ", the server does not have it any more"
-        say(host, f"{each.made.tag}  {_size(each.made.bytes)}, registered {minute(each.made.when)}{gone}")
+        say(host, f"{each.made.tag}  {in_units(each.made.bytes)}, registered {minute(each.made.when)}{gone}")
     models = many(len(leaving), "model")
-    answer = host.ask(f"Remove {models} from the Ollama server, which frees up to {_size(freed)} there?")
+    answer = host.ask(f"Remove {models} from the Ollama server, which frees up to {in_units(freed)} there?")
     if answer is None:
         raise UsageError(f"Nobody can be asked here whether {models} may go: add --yes to do it.")
     if not answer:
@@ -74,10 +75,5 @@ def _files_too(host: Host, files: Sequence[Path], size: int, given: argparse.Nam
     for path in files:
         note(host, str(path))
     one = "it" if len(files) == 1 else "them"
-    question = f"Delete {many(len(files), 'exported file')} too ({_size(size)})? /export model writes {one} again."
+    question = f"Delete {many(len(files), 'exported file')} too ({in_units(size)})? /export model writes {one} again."
     return bool(host.ask(question))
-
-
-def _size(size: int) -> str:
-    """As disks and Ollama count: `4.7 GB`, `1.8 MB`."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -16,26 +16,23 @@ from .file_types import FILE_TYPES
 from .process import run_job
 
 __all__ = [
-    "Cost",
-    "Lengths",
     "Loss",
     "Pace",
     "Piece",
-    "Point",
     "Seen",
     "Spoken",
     "check_quantization",
     "count_tokens",
     "evaluate",
     "generate",
-    "lengths",
     "losses",
+    "named_template",
     "pace",
     "preview",
-    "probe",
     "quantize",
     "speak",
     "threads",
+    "whole_path",
 ]
 
 Progress = Callable[[int, int], None]
@@ -81,13 +78,13 @@ def _plain(chats: Sequence[Chat]) -> list[list[Mapping[str, str]]]:
     return [[m if isinstance(m, Mapping) else {"role": m.role, "content": m.content} for m in chat] for chat in chats]
 
 
-def _path(path: Path | None) -> str | None:
+def whole_path(path: Path | None) -> str | None:
     """Whole, because the child works in a folder of its own."""
     return str(path.absolute()) if path else None
 
 
-def _template(wanted: str | None) -> str | None:
-    return wanted if wanted is None or wanted in BUILT_IN else _path(Path(wanted).expanduser())
+def named_template(wanted: str | None) -> str | None:
+    return wanted if wanted is None or wanted in BUILT_IN else whole_path(Path(wanted).expanduser())
 
 
 def count_tokens(base: Path, chats: Sequence[Chat], chat_template: str | None = None, system: str = "") -> list[int]:
@@ -95,7 +92,7 @@ def count_tokens(base: Path, chats: Sequence[Chat], chat_template: str | None = 
     if not chats:
         return []
     result = run_job(
-        "count", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template), system=system
+        "count", base=whole_path(base), chats=_plain(chats), chat_template=named_template(chat_template), system=system
     )
     return [int(n) for n in result["counts"]]
 
@@ -109,8 +106,8 @@ def preview(
         return []
     plain = list(zip((name for name, _ in chats), _plain([chat for _, chat in chats]), strict=True))
     result = run_job(
-        "preview", base=_path(base), chats=plain, system=system, ctx_size=ctx_size, learned=learned,
-        chat_template=_template(chat_template),
+        "preview", base=whole_path(base), chats=plain, system=system, ctx_size=ctx_size, learned=learned,
+        chat_template=named_template(chat_template),
     )  # fmt: skip
     return [Seen(**{**row, "pieces": [Piece(*piece) for piece in row["pieces"]]}) for row in result["rows"]]
 
@@ -121,8 +118,8 @@ def evaluate(
 ) -> float:  # fmt: skip
     """Mean loss in nats a learned token of a dataset file, read by `base` with `adapter`."""
     result = run_job(
-        "evaluate", base=_path(base), file=_path(file), system=system, adapter=_path(adapter),
-        ctx_size=ctx_size, chat_template=_template(chat_template), threads=threads(), progress=progress,
+        "evaluate", base=whole_path(base), file=whole_path(file), system=system, adapter=whole_path(adapter),
+        ctx_size=ctx_size, chat_template=named_template(chat_template), threads=threads(), progress=progress,
     )  # fmt: skip
     return float(result["loss"])
 
@@ -144,8 +141,8 @@ def losses(
     """
     plain = list(zip((name for name, _ in chats), _plain([chat for _, chat in chats]), strict=True))
     result = run_job(
-        "evaluate", base=_path(base), chats=plain, system=system, adapter=_path(adapter), ctx_size=ctx_size,
-        chat_template=_template(chat_template), threads=threads(workers), progress=progress,
+        "evaluate", base=whole_path(base), chats=plain, system=system, adapter=whole_path(adapter), ctx_size=ctx_size,
+        chat_template=named_template(chat_template), threads=threads(workers), progress=progress,
     )  # fmt: skip
     return {name: Loss(float(nats), int(tokens)) for name, (nats, tokens) in result["each"].items()}
 
@@ -180,8 +177,8 @@ def speak(
 ) -> list[Spoken]:  # fmt: skip
     """As `generate`, with what each answer was made of."""
     result = run_job(
-        "generate", base=_path(base), chats=_plain(chats), limit=limit, adapter=_path(adapter), until=until,
-        chat_template=_template(chat_template), threads=threads(workers), progress=progress,
+        "generate", base=whole_path(base), chats=_plain(chats), limit=limit, adapter=whole_path(adapter), until=until,
+        chat_template=named_template(chat_template), threads=threads(workers), progress=progress,
     )  # fmt: skip
     both = zip(result["answers"], result["spoken"], strict=True)
     return [Spoken(str(text), tuple(tokens), bool(ended)) for text, (tokens, ended) in both]
@@ -212,7 +209,11 @@ class Pace(NamedTuple):
 def pace(base: Path, chats: Sequence[Chat], chat_template: str | None = None, workers: int = 0) -> Pace:
     """Measured on this machine, within seconds; with at most `workers` threads, by default one a core."""
     result = run_job(
-        "pace", base=_path(base), chats=_plain(chats), chat_template=_template(chat_template), threads=threads(workers)
+        "pace",
+        base=whole_path(base),
+        chats=_plain(chats),
+        chat_template=named_template(chat_template),
+        threads=threads(workers),
     )
     return Pace(**{name: result[name] for name in Pace._fields})
 
@@ -221,82 +222,6 @@ def quantize(source: Path, target: Path, kind: str, progress: Progress | None = 
     """Write the F16 file `source` as `target`, of type `kind`, whole or not at all."""
     with replacing_path(target) as temporary:
         run_job(
-            "quantize", source=_path(source), target=_path(temporary), type=check_quantization(kind), threads=threads(),
-            progress=progress,
+            "quantize", source=whole_path(source), target=whole_path(temporary), type=check_quantization(kind),
+            threads=threads(), progress=progress,
         )  # fmt: skip
-
-
-class Lengths(NamedTuple):
-    """One side of a dataset as a run reads it: (id, tokens, learned tokens) of each row, (id, reason) where none is.
-
-    Whole: what is longer than a run's --ctx-size is in `rows` too.
-    """
-
-    rows: list[tuple[str, int, int]]
-    refused: list[tuple[str, str]]
-
-
-def lengths(
-    base: Path, dataset: Path, *, system: str = "", learned: Literal["last", "all"] = "last",
-    chat_template: str | None = None, progress: Progress | None = None,
-) -> dict[str, Lengths]:  # fmt: skip
-    """The rows of each side of the frozen dataset in the folder `dataset`."""
-    result = run_job(
-        "lengths", base=_path(base), dataset=_path(dataset), system=system, learned=learned,
-        chat_template=_template(chat_template), progress=progress,
-    )  # fmt: skip
-    return {
-        side: Lengths([tuple(row) for row in found["rows"]], [tuple(one) for one in found["refused"]])
-        for side, found in result["sides"].items()
-    }
-
-
-class Point(NamedTuple):
-    """What rows of `length` tokens cost: the process's peak memory in MB; seconds of a gradient, a loss, a step.
-
-    `gradient_cpu_s` and `loss_cpu_s`: of all cores together, which other programs hardly change.
-    """
-
-    length: int
-    peak_mb: float
-    gradient_s: float
-    loss_s: float
-    step_s: float
-    gradient_cpu_s: float
-    loss_cpu_s: float
-
-
-class Cost(NamedTuple):
-    """What `probe` measured. `points` rise in length, and there are none where not even one row fits; `tried`: seconds
-    of a row by threads; `loaded_mb`: the process with the base and nothing else.
-
-    `save_seconds` and `save_mb`: what a checkpoint takes, `save_mb` on top of the memory of the rows.
-    `cpu_share`: part of its threads' time in which they really had a core; well below 1 on a busy machine.
-    """
-
-    loaded_mb: float
-    load_seconds: float
-    threads: int
-    tried: dict[str, float]
-    points: list[Point]
-    save_seconds: float
-    save_mb: float
-    cpu_share: float
-
-
-def probe(
-    base: Path, scratch: Path, *, rank: int, targets: Sequence[str], adapter: int, longest: int, room_mb: float,
-    workers: int = 0, seconds: float = 15.0, chat_template: str | None = None, progress: Progress | None = None,
-) -> Cost:  # fmt: skip
-    """Measure training steps on `base`, of an adapter with so many weights, on rows up to `longest` tokens.
-
-    It keeps within `room_mb` of memory and takes about `seconds` of CPU. `workers` threads, or those that are fastest.
-    One checkpoint is written into the folder `scratch` and removed again.
-    """
-    result = run_job(
-        "probe", base=_path(base), rank=rank, targets=list(targets), adapter=adapter, longest=longest, room_mb=room_mb,
-        threads=workers, cores=threads(), seconds=seconds, chat_template=_template(chat_template),
-        scratch=_path(scratch), progress=progress,
-    )  # fmt: skip
-    points = [Point(**{**point, "length": int(point["length"])}) for point in result["points"]]
-    return Cost(**{**{name: result[name] for name in Cost._fields}, "points": points})

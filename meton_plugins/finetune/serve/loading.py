@@ -8,6 +8,7 @@ from typing import Final
 
 from ..gguf.inspect import GgufInfo
 from ..train.finding import Finding
+from ..units import size as in_units
 from .answers import Show
 from .parameters import METON_SETTINGS
 
@@ -99,9 +100,9 @@ def refused(serving: Serving) -> Finding | None:
     )
     facts = []
     if serving.info:
-        facts.append(f"architecture {serving.info.architecture}, {_size(serving.info.size)}")
+        facts.append(f"architecture {serving.info.architecture}, {in_units(serving.info.size)}")
     if serving.memory:
-        facts.append(f"memory {_size(serving.memory)}")
+        facts.append(f"memory {in_units(serving.memory)}")
     more = f" ({', '.join(facts)}; Ollama {serving.version})" if facts else f" (Ollama {serving.version})"
     return Finding(
         "load", "bad", "The server does not load it", serving.refused + more,
@@ -115,7 +116,7 @@ def too_large(serving: Serving) -> Finding | None:
         return None
     return Finding(
         "memory", "bad", "It does not fit into memory",
-        f"The file has {_size(serving.info.size)}, the machine {_size(serving.memory)} of memory.",
+        f"The file has {in_units(serving.info.size)}, the machine {in_units(serving.memory)} of memory.",
         f"{_smaller(serving)} Or a smaller base.", "it does not fit into memory",
     )  # fmt: skip
 
@@ -129,7 +130,7 @@ def slow(serving: Serving) -> Finding | None:
     info = serving.info
     if info is not None:
         whole = _whole_types(info)
-        evidence.append(f"Its file has {_size(info.size)}{f', mostly {whole}' if whole else ''}.")
+        evidence.append(f"Its file has {in_units(info.size)}{f', mostly {whole}' if whole else ''}.")
         if whole:
             advice.append(_smaller(serving))
     context = _parameter(serving.show, "num_ctx")
@@ -271,9 +272,5 @@ def _whole_types(info: GgufInfo) -> str:
 
 def _smaller(serving: Serving) -> str:
     info = serving.info
-    size = f", about {_size(round(Q4 * info.parameters))} instead of {_size(info.size)}" if info else ""
+    size = f", about {in_units(round(Q4 * info.parameters))} instead of {in_units(info.size)}" if info else ""
     return f"A quantized file: /export model {serving.run} --quant q4_k_m{size}, then register it."
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / 2**20:.1f} MB"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from ..engine.jobs import Lengths
+from ..engine.costs import Lengths
 from ..settings import TrainSettings
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from ..curate import dataset as datasets
-from ..engine import jobs
-from ..engine.jobs import Cost, Lengths, Point
+from ..engine import costs
+from ..engine.costs import Cost, Lengths, Point
 from ..engine.package import installed
 from ..errors import UsageError
 from ..gguf.inspect import open_gguf
@@ -74,7 +74,7 @@ def cost_of(
     size = made_of.base.size / 2**20
     if size > room_mb:  # loading it would take what others have
         return Measured(now, longest, Cost(size, 0.0, 1, {}, [], 0.0, 0.0, 1.0), fresh=True)
-    cost = jobs.probe(
+    cost = costs.probe(
         base, private_dir(home.root), rank=settings.lora_rank, targets=settings.lora_targets,
         adapter=trainable(base, settings.lora_rank, settings.lora_targets), longest=max(1, longest), room_mb=room_mb,
         workers=settings.threads, chat_template=settings.chat_template, progress=progress,
@@ -117,7 +117,7 @@ def _lengths(home: Home, made_of: Ingredients, progress: Progress | None) -> dic
             side: Lengths([tuple(row) for row in one["rows"]], [tuple(row) for row in one["refused"]])
             for side, one in known.items()
         }
-    found = jobs.lengths(
+    found = costs.lengths(
         Path(made_of.base.path), dataset, system=made_of.system, learned=learned,
         chat_template=settings.chat_template, progress=progress,
     )  # fmt: skip

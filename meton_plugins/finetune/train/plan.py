@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..engine.jobs import Cost, Lengths
+from ..engine.costs import Cost, Lengths
 from ..gguf.inspect import GgufInfo
 from ..paths import Home
 from ..settings import TrainSettings

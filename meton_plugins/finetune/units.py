@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "memory"]
+__all__ = ["duration", "memory", "size"]
 
 
 def duration(seconds: float | None) -> str:
@@ -20,3 +20,10 @@ def memory(megabytes: float | None) -> str:
     if megabytes is None:
         return ""
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def size(number: int) -> str:
+    """Bytes as `12 KB`, `3.4 MB`, `1.2 GB`."""
+    if number >= 2**30:
+        return f"{number / 2**30:.1f} GB"
+    return f"{number / 2**20:.1f} MB" if number >= 2**20 else f"{max(1, number >> 10)} KB"

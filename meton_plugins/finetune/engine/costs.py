@@ -1,0 +1,90 @@
+"""What training would cost here, asked of the engine in a child process: rows by their lengths, measured steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from .jobs import named_template, threads, whole_path
+from .process import run_job
+
+__all__ = ["Cost", "Lengths", "Point", "lengths", "probe"]
+
+Progress = Callable[[int, int], None]
+
+
+class Lengths(NamedTuple):
+    """One side of a dataset as a run reads it: (id, tokens, learned tokens) of each row, (id, reason) where none is.
+
+    Whole: what is longer than a run's --ctx-size is in `rows` too.
+    """
+
+    rows: list[tuple[str, int, int]]
+    refused: list[tuple[str, str]]
+
+
+def lengths(
+    base: Path, dataset: Path, *, system: str = "", learned: Literal["last", "all"] = "last",
+    chat_template: str | None = None, progress: Progress | None = None,
+) -> dict[str, Lengths]:  # fmt: skip
+    """The rows of each side of the frozen dataset in the folder `dataset`."""
+    result = run_job(
+        "lengths", base=whole_path(base), dataset=whole_path(dataset), system=system, learned=learned,
+        chat_template=named_template(chat_template), progress=progress,
+    )  # fmt: skip
+    return {
+        side: Lengths([tuple(row) for row in found["rows"]], [tuple(one) for one in found["refused"]])
+        for side, found in result["sides"].items()
+    }
+
+
+class Point(NamedTuple):
+    """What rows of `length` tokens cost: the process's peak memory in MB; seconds of a gradient, a loss, a step.
+
+    `gradient_cpu_s` and `loss_cpu_s`: of all cores together, which other programs hardly change.
+    """
+
+    length: int
+    peak_mb: float
+    gradient_s: float
+    loss_s: float
+    step_s: float
+    gradient_cpu_s: float
+    loss_cpu_s: float
+
+
+class Cost(NamedTuple):
+    """What `probe` measured. `points` rise in length, and there are none where not even one row fits; `tried`: seconds
+    of a row by threads; `loaded_mb`: the process with the base and nothing else.
+
+    `save_seconds` and `save_mb`: what a checkpoint takes, `save_mb` on top of the memory of the rows.
+    `cpu_share`: part of its threads' time in which they really had a core; well below 1 on a busy machine.
+    """
+
+    loaded_mb: float
+    load_seconds: float
+    threads: int
+    tried: dict[str, float]
+    points: list[Point]
+    save_seconds: float
+    save_mb: float
+    cpu_share: float
+
+
+def probe(
+    base: Path, scratch: Path, *, rank: int, targets: Sequence[str], adapter: int, longest: int, room_mb: float,
+    workers: int = 0, seconds: float = 15.0, chat_template: str | None = None, progress: Progress | None = None,
+) -> Cost:  # fmt: skip
+    """Measure training steps on `base`, of an adapter with so many weights, on rows up to `longest` tokens.
+
+    It keeps within `room_mb` of memory and takes about `seconds` of CPU. `workers` threads, or those that are fastest.
+    One checkpoint is written into the folder `scratch` and removed again.
+    """
+    result = run_job(
+        "probe", base=whole_path(base), rank=rank, targets=list(targets), adapter=adapter, longest=longest,
+        room_mb=room_mb, threads=workers, cores=threads(), seconds=seconds, chat_template=named_template(chat_template),
+        scratch=whole_path(scratch), progress=progress,
+    )  # fmt: skip
+    points = [Point(**{**point, "length": int(point["length"])}) for point in result["points"]]
+    return Cost(**{**{name: result[name] for name in Cost._fields}, "points": points})
