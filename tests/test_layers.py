@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "meton_plugins"
 #: Low to high: a module imports only from those before it, or from its own package.
 ORDER = (
-    "errors", "paths", "settings", "recipes", "settings_file", "told", "units", "turn", "form", "formats", "gguf",
+    "errors", "paths", "settings", "recipes", "settings_file", "told", "units", "visible", "turn", "form", "formats",
+    "gguf",
     "library", "collect", "curate", "engine", "train",
     "serve", "report", "commands", "tools", "plugin", "shell", "__main__",
 )  # fmt: skip

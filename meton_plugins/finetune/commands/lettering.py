@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..report.visible import visible
+from ..visible import visible
 from .edge import say
 
 if TYPE_CHECKING:

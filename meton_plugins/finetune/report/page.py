@@ -17,12 +17,12 @@ from ..train.lineage import lineage
 from ..train.notes import notes
 from ..train.runs import Run
 from ..units import duration, memory
+from ..visible import visible
 from .answers import Answer
 from .course import Course
 from .drawing import Drawing, draw
 from .foreseen import foreseen
 from .telling import clock, told
-from .visible import visible
 
 __all__ = ["Finding", "build"]
 
