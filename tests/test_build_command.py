@@ -67,14 +67,15 @@ def test_tokens_by_the_base(full: Typed, tmp_path: Path, monkeypatch: pytest.Mon
     base.write_bytes(b"GGUF")
     asked = []
 
-    def count(path: Path, chats: list[Any], template: str | None) -> list[int]:
-        asked.append((path, template))
+    def count(path: Path, chats: list[Any], template: str | None, system: str) -> list[int]:
+        asked.append((path, template, system[:18]))
         return [1100] * len(chats)
 
     monkeypatch.setattr("meton_plugins.finetune.engine.jobs.count_tokens", count)
     out = full(f"build --unrated --base {base} --chat-template chatml")
     assert "47 chats longer than 1024 tokens" in out
-    assert asked == [(base, "chatml")]
+    # What the Modelfile template says stands before every row that is trained on: it counts.
+    assert asked == [(base, "chatml", "You are a careful ")]
     assert full.json("build --unrated")["tokens"]["base"] == {"name": str(base), "file": "base.gguf", "bytes": 4}
 
 

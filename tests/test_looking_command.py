@@ -323,7 +323,7 @@ def test_the_rows_are_those_of_the_trainer(
     [first, *_] = full.ids
     full(f"fix {first} Zwei Züge: 🙂 and\n\tcode  here")
     built = full.json(f"build --context-turns 1 --plain-share 0 --base {path}")
-    size = sorted(count for _, count in built["tokens"]["longest"])[0] + 60
+    size = sorted(count for _, count in built["tokens"]["longest"])[0]
     found = full.json(f"preview --number 99 --base {path} --ctx-size {size}")
     with Model(library, path, vocab_only=True) as model:
         chats = read_chats(Path(built["path"]) / "train.jsonl", load_template("basic").system or "")

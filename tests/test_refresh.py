@@ -55,7 +55,7 @@ def test_nothing_is_new_where_nothing_was_rated(typed: Typed, trained: Run) -> N
     assert said.startswith(f"✗ Nothing is new since one, which knows all {number} examples that")
     assert said.endswith("rate or fix more answers first.")
     assert datasets(typed) == before
-    assert f"Nothing new since one, which knows all {number} examples." in typed("refresh --check")
+    assert f"Nothing new since one, which knows all {number} examples that would train now." in typed("refresh --check")
 
 
 def test_the_check_says_how_many_and_writes_nothing(typed: Typed, trained: Run) -> None:

@@ -196,7 +196,10 @@ def test_each_reason_to_stay(
         (middle, f"{middle} stays: rollback gives it back to primary of {tmp_path / 'config.yaml'}."),
         ("base:7b", "base:7b stays: it is a base, and tuned models such as meton-house:v"),
         ("meton-house:latest", "is another name of the newest version: name versions, such as meton-house:v1-"),
-        ("theirs:7b", "theirs:7b stays: /model-register did not make it. `ollama rm theirs:7b` removes any model."),
+        (
+            "theirs:7b",
+            "/model-register made no theirs:7b, so it removes none: `ollama rm theirs:7b` removes any model.",
+        ),
     ):
         assert run(host, f"retire {line} --yes") == 2
         assert words in host.output

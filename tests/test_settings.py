@@ -13,6 +13,7 @@ from meton_plugins.finetune.commands.options import HelpWanted, Parser, flags_of
 from meton_plugins.finetune.errors import ConfigError, UsageError
 from meton_plugins.finetune.settings import (
     BuildSettings,
+    GateSettings,
     HarvestSettings,
     ServeSettings,
     Settings,
@@ -20,7 +21,7 @@ from meton_plugins.finetune.settings import (
     load,
 )
 
-GROUPS = (TrainSettings, BuildSettings, HarvestSettings, ServeSettings)
+GROUPS = (TrainSettings, BuildSettings, HarvestSettings, ServeSettings, GateSettings)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_settings_do_not_change(file: Path) -> None:
 @pytest.mark.parametrize("model", [*GROUPS, Settings], ids=lambda model: model.__name__)
 def test_every_setting_says_what_it_is(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
-        if model is Settings and name in ("train", "build", "harvest", "serve"):
+        if model is Settings and name in ("train", "build", "harvest", "serve", "gate"):
             continue
         text = field.description or ""
         assert len(text) > 10, f"{name} has no description"

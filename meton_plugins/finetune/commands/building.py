@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
 from .edge import note, say, show_json
+from .examples import system_of
 from .harvesting import take
 from .options import Parser, flags_of, settings_from, split
 from .tables import many
@@ -56,7 +57,7 @@ def build(host: Host, home: Home, rest: str) -> int:
         taken = _take(host, library, words)
         if words.dry_run:
             return _planned(host, dataset.plan(library, wanted, taken.sources), taken)
-        base, count, remark = _counter(settings, words.base, words.chat_template)
+        base, count, remark = _counter(home, settings, words.base, words.chat_template)
         render = _renderer(settings, words) if output and words.format == "llama" and words.base else None
         freeze = {"name": words.name, "sources": taken.sources, "recipe": words.recipe}
         try:
@@ -226,7 +227,7 @@ def _renderer(settings: Settings, words: Namespace) -> Callable[[list[Message]],
 
 
 def _counter(
-    settings: Settings, named: str | None, template: str | None
+    home: Home, settings: Settings, named: str | None, template: str | None
 ) -> tuple[dict[str, Any] | None, CountTokens | None, str | None]:
     """Base, its token counter, and a remark where tokens will not be counted.
 
@@ -240,6 +241,7 @@ def _counter(
         from ..serve.bases import find_base
 
         path = find_base(text, settings.serve.ollama_host).path
+        system = system_of(home, settings.train)
     except (ImportError, EngineError) as error:
         return None, None, f"tokens were not counted: {error}"
     except FinetuneError as error:
@@ -247,4 +249,4 @@ def _counter(
             raise
         return None, None, f"tokens were not counted: {error.sentence}"
     base = {"name": text, "file": path.name, "bytes": path.stat().st_size}
-    return base, lambda chats: count_tokens(path, chats, template or settings.train.chat_template), None
+    return base, lambda chats: count_tokens(path, chats, template or settings.train.chat_template, system), None

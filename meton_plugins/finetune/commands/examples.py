@@ -9,8 +9,9 @@ from ..errors import NotFound
 if TYPE_CHECKING:
     from ..library import Library
     from ..paths import Home
+    from ..settings import TrainSettings
 
-__all__ = ["library_of", "named"]
+__all__ = ["library_of", "named", "system_of"]
 
 
 def library_of(home: Home) -> Library:
@@ -31,3 +32,10 @@ def named(library: Library, word: str) -> list[str]:
     if len({example.session for example in found}) > 1:
         raise NotFound(f"More than one session begins with {session[:40]!r}: type more of its id.")
     return [example.id for example in found]
+
+
+def system_of(home: Home, train: TrainSettings) -> str:
+    """What a training puts before every row."""
+    from ..serve.templates import load_template
+
+    return load_template(train.template, home).system or ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..errors import FinetuneError, UsageError
 from ..settings import Settings, TrainSettings, load
 from .edge import show_json
-from .examples import library_of
+from .examples import library_of, system_of
 from .options import Parser, flags_of, settings_from, split
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _tokens(home: Home, library: Library, settings: Settings, train: TrainSettin
     from ..engine.jobs import count_tokens
     from ..serve.bases import find_base
 
-    path, system = find_base(named, settings.serve.ollama_host).path, _system(home, train)
+    path, system = find_base(named, settings.serve.ollama_host).path, system_of(home, train)
     return tokens(
         library, settings.build, named, lambda chats: count_tokens(path, chats, train.chat_template, system),
         train.ctx_size,
@@ -204,16 +204,9 @@ def _seen(home: Home, settings: Settings, train: TrainSettings, named: str, samp
 
     base = find_base(named, settings.serve.ollama_host)
     return make(
-        base.path, [(row.id, row.messages) for row in sample.rows], system=_system(home, train),
+        base.path, [(row.id, row.messages) for row in sample.rows], system=system_of(home, train),
         ctx_size=train.ctx_size, learned=sample.learned, chat_template=train.chat_template,
     )  # fmt: skip
-
-
-def _system(home: Home, train: TrainSettings) -> str:
-    """What a training puts before every row."""
-    from ..serve.templates import load_template
-
-    return load_template(train.template, home).system or ""
 
 
 def _json(

@@ -84,7 +84,7 @@ def _checked(host: Host, found: Since) -> int:
     if host.json:
         show_json(host, {"run": name, "new": found.new, "old": found.old, "worth": found.worth, "worth_from": WORTH})
     elif not found.new:
-        say(host, f"Nothing new since {name}, which knows all {found.old} examples.")
+        say(host, f"Nothing new since {name}, which knows all {found.old} examples that would train now.")
     else:
         say(host, f"{many(found.new, 'example')} new since {name}, {found.old} known to it.")
         if found.worth:

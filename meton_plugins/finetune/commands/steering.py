@@ -57,6 +57,9 @@ def resume(host: Host, home: Home, options: argparse.Namespace) -> int:
     run = found(home, options)
     if options.base:
         _move_base(host, home, run, options.base)
+        if run.done:
+            say(host, f"{run.name} finds its base in {options.base} now; it is {run.status}, and stays so.")
+            return 0
     state = start(run)
     waits = run.status == "queued"
     failed = state.status == "failed" and not waits

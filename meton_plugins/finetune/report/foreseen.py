@@ -19,8 +19,8 @@ class Foreseen(NamedTuple):
 
     @property
     def off(self) -> float | None:
-        """How far the plan was off, as a part of the truth: 0.1 for a tenth too high."""
-        return None if not self.real else self.planned / self.real - 1
+        """What it really was against the plan, as a part of that: 0.1 for a tenth more than was foreseen."""
+        return None if self.real is None else self.real / self.planned - 1
 
 
 def foreseen(record: RunRecord, state: State) -> list[Foreseen]:

@@ -101,6 +101,10 @@ def explain(
             questions_there = _single(chats, signs.replies)
         except FinetuneError as error:
             unseen.append(error.sentence)
+    else:
+        unseen.append(
+            f"The run that {name} was made of is gone, so its loss, its form and what it forgets cannot be measured."
+        )
     serving = served.ask(serving, server, questions_there, signs.limit if signs else 0, tell, unseen)
     if serving.speed is None and speed is not None:
         serving = replace(serving, speed=speed.say_per_s, through="the training engine")

@@ -21,8 +21,8 @@ def check_model_name(name: str) -> str:
     good = colon and _MODEL.fullmatch(model) and _MODEL.fullmatch(tag)
     if not good or len(namespaces) > 1 or not all(_NAMESPACE.fullmatch(part) for part in namespaces):
         raise UsageError(
-            f"Ollama would refuse the model name {name[:100]!r}: write name:tag, each of up to 80 lowercase letters, "
-            "digits, '_', '-' or '.', and begin with a letter, a digit or '_'."
+            f"{name[:100]!r} is no whole name of a model: write name:tag, each of up to 80 lowercase letters, digits, "
+            "'_', '-' or '.', and begin with a letter, a digit or '_'; /model-register list has those made here."
         )
     return name
 

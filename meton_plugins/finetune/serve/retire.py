@@ -80,7 +80,7 @@ def _picked(home: Home, found: Sequence[Standing], name: str) -> Standing:
     bases = {str((each.made.notes.get("base") or {}).get("name")): each.made.tag for each in found}
     if name in {full_name(base) for base in bases}:
         raise UsageError(f"{name} stays: it is a base, and tuned models such as {bases[name]} come from it.")
-    raise UsageError(f"{name} stays: /model-register did not make it. `ollama rm {name}` removes any model.")
+    raise UsageError(f"/model-register made no {name}, so it removes none: `ollama rm {name}` removes any model.")
 
 
 def freed(found: Iterable[Standing], leaving: Sequence[Standing]) -> int:

@@ -67,9 +67,11 @@ def rollback(
     holds = holder(store, slot)
     stack = history.standing(slot, store.path)
     if not stack:
-        raise NotFound(f"Nothing to roll back: no swap of {slot} in {store.path} is recorded.")
+        raise NotFound(
+            f"Nothing to roll back: no swap of {slot} in {store.path} stands, so it holds what it held first."
+        )
     if steps > len(stack):
-        raise UsageError(f"Only {len(stack)} swap(s) of {slot} can be rolled back, not {steps}.")
+        raise UsageError(f"{slot} can be rolled back by {len(stack)} at most, not by {steps}.")
     if stack[-1].new != holds:
         raise ConfigError(
             f"{store.path} holds {holds} in {slot}, and the last recorded swap put {stack[-1].new} there: "

@@ -34,6 +34,8 @@ LADDER: Final = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
 
 #: Stage, done, total.
 Tell = Callable[[str, int, int], None]
+#: More than this of a gain is all of it.
+ALL: Final = 0.9995
 
 
 class _Scale(NamedTuple):
@@ -96,7 +98,8 @@ def kept(export: Export, quant: str) -> str:
     share = _share(export, quant)
     if share is None:
         return ""
-    percent = math.floor(100 * share)
+    # Rounded down, but for what only the file's rounding took away.
+    percent = 100 if share > ALL else math.floor(100 * share)
     return f"keeps {'all' if percent >= 100 else f'{percent}%' if percent > 0 else 'nothing'} of the gain"
 
 

@@ -172,7 +172,7 @@ def long_warmup(signals: Signals) -> Finding | None:
     done = signals.steps[-1] if signals.steps else 0
     if rising > WARMUP * total:
         evidence = f"The learning rate rises for {rising} of {times(total, 'step')}."
-    elif signals.over and done <= rising:
+    elif signals.status == "finished" and done <= rising:
         evidence = f"It ended after {times(done, 'step')}, while the learning rate still rose (for {rising})."
     else:
         return None
