@@ -120,7 +120,7 @@ def test_the_page_says_all_that_matters(home: Path) -> None:
     for words in (
         "its loss fell from 3.200 to 1.032 (−68%), at step 400.", "What stands out", "Use fewer --epochs.",
         "night-0 (gone)", "1,411 tokens are more than --ctx-size 1024", "peak memory, foreseen",
-        "8.9 GB; really 8.6 GB (+3 %)",
+        "8.9 GB; really 8.6 GB (-3 %)",
         "--learning-rate", "peak learning rate", "What happened", "loss 3.200 before training", "expected", "tuned",
         "13 min", "133", run.record.base.sha256,
     ):  # fmt: skip

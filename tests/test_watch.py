@@ -300,7 +300,7 @@ def test_show_tells_where_a_run_comes_from(made: Home) -> None:
     said = typed("show three")
     assert "continues  two → one → gone (gone), with 0.5 old examples for each new one" in said
     assert "foreseen  peak memory 7.8 GB, really 8.6 GB (+11%)" in said
-    assert "time 12 min, really 13 min (+8%)" in said
+    assert "time 12 min, really 13 min (+9%)" in said
     assert "note  2026-11-22  kept [/INST]" in said
     found = typed.json("show three")
     assert found["lineage"] == ["two", "one", "gone"]
