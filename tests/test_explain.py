@@ -637,8 +637,9 @@ def test_a_wrong_template_on_a_real_server(home: Path, tmp_path: Path, url: str)
         assert "[INST]" in seen.findings[0].evidence
         right = register(server, kept, path, "right", Modelfile())
         seen = explain(kept, server, right.tag, GateSettings(), silent)
-        assert (seen.findings, len(seen.unseen)) == ([], 1), seen
-        assert "no llama-server" in seen.unseen[0]
+        assert (seen.findings, len(seen.unseen)) == ([], 2), seen
+        assert "No run of meton-right" in seen.unseen[0]
+        assert "no llama-server" in seen.unseen[1]
         server.delete(right.tag)
         seen = explain(kept, server, right.tag, GateSettings(), silent)
         assert [one.kind for one in seen.findings] == ["gone"]
@@ -656,7 +657,8 @@ def test_a_real_server_that_answers(home: Path, tmp_path: Path) -> None:
         if made.warnings:
             pytest.skip(made.warnings[0])
         seen = explain(kept, server, made.tag, GateSettings(), silent)
-        assert seen.unseen == []
+        # It was made of a file, so nothing more is claimed of it than what the server showed.
+        assert [line.partition(" is here")[0] for line in seen.unseen] == [f"No run of {made.tag}"]
         said = [*seen.good, *(one.evidence for one in seen.findings)]
         assert any("tokens a second through the server" in line for line in said), seen
         # The file is spoilt under the server: it lists the model, and cannot load it.

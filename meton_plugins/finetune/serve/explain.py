@@ -103,7 +103,7 @@ def explain(
             unseen.append(error.sentence)
     else:
         unseen.append(
-            f"The run that {name} was made of is gone, so its loss, its form and what it forgets cannot be measured."
+            f"No run of {name} is here any more, so its loss, its form and what it forgets cannot be measured."
         )
     serving = served.ask(serving, server, questions_there, signs.limit if signs else 0, tell, unseen)
     if serving.speed is None and speed is not None:
