@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meton_plugins.finetune.engine import gradient, library
+from meton_plugins.finetune.engine import adapted, gradient, library
 from meton_plugins.finetune.engine.abi import (
     ABORT_CALLBACK,
     EPOCH_CALLBACK,
@@ -215,7 +215,7 @@ def test_projection_bits(headers: Headers) -> None:
     }  # fmt: skip
     assert tuple(names) == PROJECTIONS
     bits = {ours: modules[f"LLAMA_LORA_TARGET_{theirs}"] for ours, theirs in names.items()}
-    assert bits == gradient.TARGET_BITS
+    assert bits == adapted.TARGET_BITS
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_what_is_no_number_ends_the_training_and_spoils_nothing(
             return (float("nan") if what == "loss" else loss), made
         return loss, made
 
-    run = attempts()
+    run = attempts(accelerate=False)
     monkeypatch.setattr(RowTrainer, "gradients", gradients)
     with pytest.raises(EngineError, match=r"no longer a number at step 7.*halve --learning-rate \(now 0\.01\)\.$"):
         run.attempt()
@@ -173,7 +173,7 @@ def test_what_is_no_number_ends_the_training_and_spoils_nothing(
     assert newest is not None
     assert newest.name == "step_00000006"
     run.attempt()
-    assert run.results == uninterrupted()[1]
+    assert run.results == uninterrupted(accelerate=False)[1]
 
 
 class Weights:

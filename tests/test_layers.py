@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent / "meton_plugins"
 #: Low to high: a module imports only from those before it, or from its own package.
 ORDER = (
     "errors", "paths", "settings", "recipes", "settings_file", "told", "units", "visible", "turn", "form", "formats",
-    "gguf",
+    "gguf", "graph",
     "library", "collect", "curate", "engine", "train",
     "serve", "report", "commands", "tools", "plugin", "shell", "__main__",
 )  # fmt: skip

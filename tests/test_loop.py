@@ -135,7 +135,7 @@ def test_a_best_one_of_a_killed_first_attempt_is_gone(attempts: Maker) -> None:
 
 def test_a_wish_ends_a_validation(attempts: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many rows, it would take long."""
-    whole, run = attempts(eval_steps=4), attempts(eval_steps=4)
+    whole, run = (attempts(eval_steps=4, accelerate=False) for _ in range(2))
     straight = whole.attempt()
     calls = 0
     real = RowTrainer.loss

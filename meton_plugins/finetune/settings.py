@@ -65,6 +65,12 @@ class TrainSettings(_Options):
     patience: int = Field(2, ge=0, description="stop after so many validations without a better one; 0 for never")
     min_delta: float = Field(0.0, ge=0, description="how much lower a validation loss must be to count as better")
     threads: int = Field(0, ge=0, le=512, description="CPU threads; 0 for the number that is measured to be fastest")
+    accelerate: bool = Field(True, description="compute by our own pass where it agrees with the engine's, not by its")
+    weights: Literal["auto", "unpacked", "packed"] = Field(
+        "auto",
+        description="keep the base's weights unpacked for speed (4 bytes each), or packed; auto: if an eighth of the "
+        "memory is enough",
+    )
     nice: int = Field(10, ge=0, le=19, description="how far the training gives way to other programs: 0 to 19")
     gpu_layers: int = Field(0, ge=0, le=1000, description="layers of the base on a GPU (Vulkan); 0 for the CPU alone")
     chat_template: str | None = Field(

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from meton_plugins.finetune.engine import checkpoint
-from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
+from meton_plugins.finetune.engine.adapted import Adapter
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.loop import Training
 from meton_plugins.finetune.engine.model import Model
+from meton_plugins.finetune.engine.opening import Manner, open_trainer
 from meton_plugins.finetune.gguf.rows import Row
 from meton_plugins.finetune.settings import TrainSettings
 
@@ -72,7 +73,12 @@ class Attempts:
             rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed,
             file=checkpoint.adapter_file(found) if found else self.start,
         )  # fmt: skip
-        with Model(self.library, self.base) as model, RowTrainer(model, 32, 1, adapter) as trainer:
+        manner = Manner(settings.accelerate and self.curve is None)
+        first = rows(10, 1)[0].tokens
+        with (
+            Model(self.library, self.base) as model,
+            open_trainer(model, self.base, 32, 1, adapter, manner, first) as trainer,
+        ):
             training = Training(
                 self.folder, settings, rows(10, 1), rows(3, 2), trainer, emit,
                 lambda: want if pause_at and done >= pause_at else None, self.start, self.base_loss,

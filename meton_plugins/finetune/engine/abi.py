@@ -15,6 +15,7 @@ __all__ = [
     "FUNCTIONS",
     "LOG_CALLBACK",
     "STRUCTS",
+    "TO_FLOAT",
     "AdamwParams",
     "Batch",
     "ContextParams",
@@ -23,6 +24,7 @@ __all__ = [
     "OptParams",
     "QuantizeParams",
     "Tensor",
+    "TypeTraits",
 ]
 
 _p, _i32, _u32, _i64, _f32, _bool, _enum, _size, _str = (
@@ -34,6 +36,8 @@ EVAL_CALLBACK: Final = C.CFUNCTYPE(_bool, _p, _bool, _p)
 #: void callback(train, context, dataset, result, batch, batches, start_us)
 EPOCH_CALLBACK: Final = C.CFUNCTYPE(None, _bool, _p, _p, _p, _i64, _i64, _i64)
 LOG_CALLBACK: Final = C.CFUNCTYPE(None, _enum, _str, _p)
+#: void to_float(from, to, count), of TypeTraits.
+TO_FLOAT: Final = C.CFUNCTYPE(None, _p, _p, _i64)
 ABORT_CALLBACK: Final = C.CFUNCTYPE(None, _str)
 
 
@@ -135,6 +139,15 @@ class AdamwParams(C.Structure):
     )  # fmt: skip
 
 
+class TypeTraits(C.Structure):
+    """ggml_type_traits. `to_float(from, to, count)` writes `count` numbers in F32."""
+
+    _fields_ = (
+        ("type_name", _str), ("blck_size", _i64), ("blck_size_interleave", _i64), ("type_size", _size),
+        ("is_quantized", _bool), ("to_float", _p), ("from_float_ref", _p),
+    )  # fmt: skip
+
+
 STRUCTS: Final[dict[str, type[C.Structure]]] = {
     "ggml_tensor": Tensor,
     "llama_model_params": ModelParams,
@@ -144,6 +157,7 @@ STRUCTS: Final[dict[str, type[C.Structure]]] = {
     "llama_opt_params": OptParams,
     "llama_lora_training_params": LoraParams,
     "ggml_opt_optimizer_params": AdamwParams,
+    "ggml_type_traits": TypeTraits,
 }
 
 _tokens = C.POINTER(_i32)
@@ -163,6 +177,7 @@ FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
     "ggml_backend_buffer_is_host": (_bool, [_p]),
     "ggml_backend_tensor_get": (None, [C.POINTER(Tensor), _p, _size, _size]),
     "ggml_backend_tensor_set": (None, [C.POINTER(Tensor), _p, _size, _size]),
+    "ggml_get_type_traits": (C.POINTER(TypeTraits), [_enum]),
     "ggml_op_name": (_str, [_enum]),
     "ggml_get_data": (_p, [_p]),
     "llama_model_default_params": (ModelParams, []),

@@ -17,7 +17,7 @@ from ..gguf.adapter import tidy
 from ..gguf.inspect import sha256_of
 from ..paths import replacing_path, sync_dir, write_json
 from .adamw import AdamW
-from .gradient import RowTrainer
+from .gradient import Trainer
 from .stopping import Standing
 
 __all__ = [
@@ -56,7 +56,7 @@ class Position:
     standing: Standing = field(default_factory=Standing)
 
 
-def save_adapter(trainer: RowTrainer, path: Path) -> None:
+def save_adapter(trainer: Trainer, path: Path) -> None:
     """Write the adapter to `path`, whole or not at all; DiskFull where the library could not, or only half of it."""
     raw = path.with_name(f".{path.name}.raw.tmp")
     try:
@@ -72,7 +72,7 @@ def save_adapter(trainer: RowTrainer, path: Path) -> None:
 
 
 def save(
-    folder: Path, position: Position, trainer: RowTrainer, optimizer: AdamW, best: Path | None = None
+    folder: Path, position: Position, trainer: Trainer, optimizer: AdamW, best: Path | None = None
 ) -> Path:  # fmt: skip
     """A new checkpoint in `folder`; older ones than the last two are removed once it is safe.
 

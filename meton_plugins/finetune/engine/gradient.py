@@ -14,43 +14,62 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError
-from ..settings import PROJECTIONS
-from .abi import EPOCH_CALLBACK, EVAL_CALLBACK, LoraParams
-from .model import Model, attach
+from ..gguf.rows import Row
+from .abi import EPOCH_CALLBACK, EVAL_CALLBACK
+from .adapted import AdaptedContext, Adapter
+from .model import Model
 from .tensor import Place, at
 
-__all__ = ["Adapter", "Array", "Gradients", "RowTrainer"]
+__all__ = ["Adapter", "Array", "Gradients", "RowTrainer", "Trainer"]
 
 Array = npt.NDArray[np.float32]
 #: Tensor name to array.
 Gradients = dict[str, Array]
 
-#: Bits of llama_lora_target_module, in the order of settings.PROJECTIONS.
-TARGET_BITS: Final = {name: 1 << bit for bit, name in enumerate(PROJECTIONS)}
 #: GGML_TYPE_I32.
 I32: Final = 26
 #: What the library calls the gradient of a tensor.
 GRADIENT: Final = b"grad for "
 #: Between a device's name, the name of a tensor of another device that is copied to it, and a number.
 COPY: Final = b"#"
-#: Standard deviation of the adapter's first weights, the library's own default.
-INIT_STD: Final = 0.02
 
 
-class Adapter:
-    """How to begin: new weights of a rank, scale and seed, or those of a file."""
+class Trainer(Protocol):
+    """What computes losses and gradients of rows, and holds the adapter. A context manager.
 
-    def __init__(
-        self, *, rank: int = 16, alpha: float = 32, targets: Sequence[str] = PROJECTIONS, seed: int = 42,
-        file: Path | None = None,
-    ) -> None:  # fmt: skip
-        self.rank, self.alpha, self.targets, self.seed, self.file = rank, alpha, tuple(targets), seed, file
+    Gradients are flat, by the adapter's tensor names, copies and the caller's own.
+    """
+
+    def __enter__(self) -> Trainer: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def loss(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> float:
+        """Mean loss in nats over the learned tokens of one row; `tokens` and `trained` as in `gguf.rows.Row`."""
+
+    def gradients(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> tuple[float, Gradients]:
+        """Loss as above, and its gradient."""
+
+    def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """`rows` by the passes that they go through in."""
+
+    def total(self, rows: Sequence[Row]) -> float:
+        """Summed loss over the learned tokens of one group."""
+
+    def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
+        """Mean loss over the learned tokens of one group, and its gradient."""
+
+    def weights(self) -> dict[str, Array]:
+        """The adapter's tensors, flat: writing into them changes the adapter. Known after one gradient."""
+
+    def save(self, path: Path) -> None:
+        """Write the adapter as GGUF to `path`."""
 
 
 class RowTrainer:
@@ -72,10 +91,8 @@ class RowTrainer:
         # Bound methods must outlive the context that calls them.
         self._on_eval = EVAL_CALLBACK(self._eval)
         self._on_epoch = EPOCH_CALLBACK(self._epoch)
-        self.handle = self._context(n_ctx, threads)
-        self.n_ctx = int(self.library.llama_n_ctx(self.handle))
-        self._apply_threads()
-        self.adapter = attach(model, self.handle, adapter.file) if adapter.file else self._new_adapter(adapter)
+        self.context = AdaptedContext(model, n_ctx, threads, adapter, self._on_eval)
+        self.handle, self.n_ctx = self.context.handle, self.context.n_ctx
         self._dataset = self.library.ggml_opt_dataset_init_with_masks(
             I32, I32, I32, self.n_ctx, self.n_ctx, self.n_ctx, 1, 1
         )
@@ -103,43 +120,7 @@ class RowTrainer:
         self.library.ggml_opt_result_free(self._result_train)
         self.library.ggml_opt_result_free(self._result_eval)
         self.library.ggml_opt_dataset_free(self._dataset)
-        self.library.llama_free(self.handle)
-
-    def _context(self, n_ctx: int, threads: int) -> int:
-        params = self.library.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
-        params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = 0  # has no backward pass: aborts, also as "auto"
-        params.type_k = params.type_v = 0
-        params.training = True
-        params.cb_eval = C.cast(self._on_eval, C.c_void_p).value
-        handle = self.library.llama_init_from_model(self.model.handle, params)
-        if not handle:
-            raise EngineError(f"The engine has no memory for rows of {n_ctx} tokens: use a smaller --ctx-size.")
-        return int(handle)
-
-    def _apply_threads(self) -> None:
-        # The thread counts of a context take effect with its first decode; training alone never applies them.
-        token = (C.c_int32 * 1)(max(self.model.bos or 0, 0))
-        if self.library.llama_decode(self.handle, self.library.llama_batch_get_one(token, 1)):
-            raise EngineError(f"The engine cannot run this model ({self.library.complaint}): use another base.")
-        self.library.llama_memory_clear(self.library.llama_get_memory(self.handle), True)
-
-    def _new_adapter(self, adapter: Adapter) -> int:
-        params = LoraParams(
-            target_modules=sum(TARGET_BITS[name] for name in adapter.targets),
-            rank=adapter.rank,
-            alpha=adapter.alpha,
-            dropout=0.0,
-            init_std=INIT_STD,
-            seed=adapter.seed or 2**32 - 1,  # to the library, 0 means another seed every time
-        )
-        handle = self.library.llama_lora_training_init(self.handle, self.model.handle, C.byref(params))
-        if not handle:
-            raise EngineError(
-                f"The engine cannot make an adapter for this base ({self.library.complaint}): use another."
-            )
-        return int(handle)
+        self.context.close()
 
     def loss(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> float:
         """Mean loss in nats over the learned tokens of one row; `tokens` and `trained` as in `gguf.rows.Row`."""
@@ -153,6 +134,19 @@ class RowTrainer:
             raise EngineError("The engine computed no gradient: its training graph is not the one that was tested.")
         return self._loss, self._gradients
 
+    def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Each row for itself: the library's graph is one sequence."""
+        return [[row] for row in rows]
+
+    def total(self, rows: Sequence[Row]) -> float:
+        """Summed loss in nats over the learned tokens of `rows`."""
+        return sum(self.loss(row.tokens, row.trained) * row.learned for row in rows)
+
+    def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
+        """Mean loss over the learned tokens of one row, and its gradient."""
+        (row,) = rows
+        return self.gradients(row.tokens, row.trained)
+
     def weights(self) -> dict[str, Array]:
         """The adapter's tensors, flat: writing into them changes the adapter. Known after one gradient."""
         return self._weights
@@ -160,10 +154,7 @@ class RowTrainer:
     def save(self, path: Path) -> None:
         """Write the adapter as GGUF to `path`."""
         self._send()
-        if not self.library.llama_lora_save_adapter(self.adapter, str(path).encode(), self.model.handle):
-            raise EngineError(
-                f"The adapter could not be written to {path}: if the disk is full, make room, then resume."
-            )
+        self.context.save(path)
 
     def _run(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_], *, train: bool) -> None:
         length = len(tokens) - 1

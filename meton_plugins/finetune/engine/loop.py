@@ -21,7 +21,7 @@ from ..settings import TrainSettings
 from . import checkpoint
 from .adamw import AdamW, mean_gradient
 from .checkpoint import Position
-from .gradient import RowTrainer
+from .gradient import Trainer
 from .schedule import learning_rate, order
 from .speed import Speed
 
@@ -32,13 +32,13 @@ Emit = Callable[..., None]
 Wanted = Callable[[], "str | None"]
 
 
-def mean_loss(trainer: RowTrainer, rows: Sequence[Row], wanted: Wanted) -> float | None:
+def mean_loss(trainer: Trainer, rows: Sequence[Row], wanted: Wanted) -> float | None:
     """Mean loss over all learned tokens of `rows`; None where something else was wanted meanwhile."""
     total = 0.0
-    for row in rows:
+    for group in trainer.groups(rows):
         if wanted():
             return None
-        total += trainer.loss(row.tokens, row.trained) * row.learned
+        total += trainer.total(group)
     return total / sum(row.learned for row in rows)
 
 
@@ -49,7 +49,7 @@ class Training:
     """
 
     def __init__(
-        self, folder: Path, settings: TrainSettings, rows: list[Row], validation: list[Row], trainer: RowTrainer,
+        self, folder: Path, settings: TrainSettings, rows: list[Row], validation: list[Row], trainer: Trainer,
         emit: Emit, wanted: Wanted, start: Path | None = None, base_loss: float | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.settings, self.rows, self.validation = folder, settings, rows, validation
@@ -123,13 +123,13 @@ class Training:
         settings, epoch, batch = self.settings, self.position.epoch, self.position.batch
         picked = order(len(self.rows), settings.seed, epoch)[batch * settings.batch_size :][: settings.batch_size]
         parts, total_loss, learned, tokens = [], 0.0, 0, 0
-        for index in picked:
-            row = self.rows[index]
-            loss, gradients = self.trainer.gradients(row.tokens, row.trained)
-            parts.append((row.learned, gradients))
-            total_loss += loss * row.learned
-            learned += row.learned
-            tokens += row.length
+        for group in self.trainer.groups([self.rows[index] for index in picked]):
+            loss, gradients = self.trainer.mean(group)
+            count = sum(row.learned for row in group)
+            parts.append((count, gradients))
+            total_loss += loss * count
+            learned += count
+            tokens += sum(row.length for row in group)
         rate = learning_rate(self.position.step, self.total, settings.learning_rate, settings.warmup)
         norm = self.optimizer.step(self.trainer.weights(), mean_gradient(parts), rate)
         step = self.position.step + 1

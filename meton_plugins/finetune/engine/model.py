@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError
+from .abi import Batch
 from .gpu import find_device
 from .library import Library
 
@@ -69,6 +71,19 @@ class Model:
         if count < 0:
             raise EngineError("The engine cannot tokenize a text of this length.")
         return list(buffer[:count])
+
+    @contextlib.contextmanager
+    def batch(self, tokens: npt.NDArray[np.int32]) -> Iterator[Batch]:
+        """`tokens` as a text of their own to decode, with the logits of every one."""
+        batch = self.library.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for i, token in enumerate(tokens.tolist()):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
+                batch.seq_id[i][0] = 0
+            yield batch
+        finally:
+            self.library.llama_batch_free(batch)
 
     def _piece(self, token: int) -> bytes:
         for room in (64, 4096):
@@ -153,23 +168,16 @@ class Decoder:
         self.forget()
         count = len(tokens) - 1
         library = self.model.library
-        batch = library.llama_batch_init(count, 0, 1)
-        try:
-            batch.n_tokens = count
-            for i in range(count):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = int(tokens[i]), i, 1, 1
-                batch.seq_id[i][0] = 0
+        with self.model.batch(tokens[:-1]) as batch:
             if library.llama_decode(self.handle, batch):
                 raise EngineError(f"The engine could not read {count} tokens.")
-            out = np.empty(count, dtype=np.float64)
-            for i in range(count):
-                pointer = library.llama_get_logits_ith(self.handle, i)
-                logits = np.ctypeslib.as_array(pointer, shape=(self.model.size,)).astype(np.float64)
-                logits -= logits.max()
-                out[i] = np.log(np.exp(logits).sum()) - logits[tokens[i + 1]]
-            return out
-        finally:
-            library.llama_batch_free(batch)
+        out = np.empty(count, dtype=np.float64)
+        for i in range(count):
+            pointer = library.llama_get_logits_ith(self.handle, i)
+            logits = np.ctypeslib.as_array(pointer, shape=(self.model.size,)).astype(np.float64)
+            logits -= logits.max()
+            out[i] = np.log(np.exp(logits).sum()) - logits[tokens[i + 1]]
+        return out
 
     def speak(self, prompt: Sequence[int], limit: int) -> Iterator[int]:
         """The likeliest tokens after `prompt`, up to the first end token or `limit`."""

@@ -21,10 +21,12 @@ from ..gguf.chat_template import template_for
 from ..gguf.inspect import inspect
 from ..gguf.rows import build_rows
 from .adamw import AdamW, mean_gradient
+from .adapted import Adapter
 from .checkpoint import save_adapter
-from .gradient import Adapter, RowTrainer
+from .gradient import Trainer
 from .library import Library
 from .model import Model
+from .opening import Manner, open_trainer
 from .trainer import read_chats
 
 __all__ = ["SIDES", "lengths", "probe"]
@@ -113,6 +115,7 @@ class _Bench:
         self.seconds = float(job["seconds"])
         self.began, self.used = time.monotonic(), time.process_time()
         self.adapter = Adapter(rank=job["rank"], targets=job["targets"])
+        self.manner = Manner(bool(job.get("accelerate", True)), str(job.get("weights", "auto")))
         self.adapter_size = 0
         self.opened = 0
         self.save_seconds = self.save_mb = 0.0
@@ -133,7 +136,7 @@ class _Bench:
                 break
             for threads in (1, cores):
                 with self._open(model, length, threads) as trainer:
-                    tried[threads] = min(self._gradient(trainer, length)[1] for _ in range(2))
+                    tried[threads] = min(self._gradient(model, trainer, length)[1] for _ in range(2))
             if tried[cores] > HOPELESS * tried[1] or 8 * sum(tried.values()) > self.seconds:
                 break
         better = cores in tried and tried[cores] < WORTH * tried[1]
@@ -177,14 +180,14 @@ class _Bench:
             used: list[float] = []
             steps: list[float] = []
             while not times or (len(times) < 2 and times[0] < ONCE):
-                gradients, seconds = self._gradient(trainer, length)
+                gradients, seconds = self._gradient(model, trainer, length)
                 times.append(seconds)
                 used.append(self.cpu_seconds)
                 started = time.monotonic()
                 optimizer.step(trainer.weights(), mean_gradient([(length, gradients)]), 1e-5)
                 steps.append(time.monotonic() - started)
                 del gradients
-            tokens, trained = self._row(trainer, length)
+            tokens, trained = self._row(model, length)
             started, cpu = time.monotonic(), time.process_time()
             trainer.loss(tokens, trained)
             loss, loss_cpu = time.monotonic() - started, time.process_time() - cpu
@@ -203,7 +206,7 @@ class _Bench:
             tempfile.TemporaryDirectory(dir=self.job["scratch"], prefix=".probe-") as folder,
         ):
             optimizer = AdamW()
-            optimizer.step(trainer.weights(), self._gradient(trainer, length)[0], 1e-5)
+            optimizer.step(trainer.weights(), self._gradient(model, trainer, length)[0], 1e-5)
             _forget_peak()
             before, started = psutil.Process().memory_info().rss / 2**20, time.monotonic()
             save_adapter(trainer, Path(folder) / "adapter.gguf")
@@ -211,16 +214,19 @@ class _Bench:
             self.save_seconds = time.monotonic() - started
             self.save_mb = max(0.0, _peak_mb() - before)
 
-    def _open(self, model: Model, length: int, threads: int) -> RowTrainer:
+    def _open(self, model: Model, length: int, threads: int) -> Trainer:
         self.opened += 1
-        return RowTrainer(model, length, threads, self.adapter)
+        tokens = self._row(model, length)[0]
+        return open_trainer(model, self.base, length, threads, self.adapter, self.manner, tokens)
 
-    def _row(self, trainer: RowTrainer, length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        tokens = np.random.default_rng(length).integers(0, trainer.model.size, length + 1, dtype=np.int32)
+    def _row(self, model: Model, length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+        tokens = np.random.default_rng(length).integers(0, model.size, length + 1, dtype=np.int32)
         return tokens, np.ones(length + 1, dtype=np.bool_)
 
-    def _gradient(self, trainer: RowTrainer, length: int) -> tuple[dict[str, npt.NDArray[np.float32]], float]:
-        tokens, trained = self._row(trainer, length)
+    def _gradient(
+        self, model: Model, trainer: Trainer, length: int
+    ) -> tuple[dict[str, npt.NDArray[np.float32]], float]:
+        tokens, trained = self._row(model, length)
         started, used = time.monotonic(), time.process_time()
         _, gradients = trainer.gradients(tokens, trained)
         seconds = time.monotonic() - started

@@ -17,10 +17,12 @@ from ..gguf.inspect import check_trainable, inspect
 from ..gguf.rows import Row, Skipped, build_rows
 from ..settings import TrainSettings
 from . import checkpoint
-from .gradient import Adapter, RowTrainer
+from .adapted import Adapter
+from .gradient import Trainer
 from .library import Library
 from .loop import Emit, Training, Wanted, mean_loss
 from .model import Model
+from .opening import Manner, open_trainer
 
 __all__ = ["read_chats", "train", "with_system"]
 
@@ -77,14 +79,21 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
         new = Adapter(
             rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed
         )
+        manner = Manner(settings.accelerate, settings.weights)
+
+        def opened(adapter: Adapter) -> Trainer:
+            tokens = sides["train"][0].tokens
+            tell = lambda message: emit("note", message=message)  # noqa: E731
+            return open_trainer(model, base, longest, job["threads"], adapter, manner, tokens, tell)
+
         base_loss = None
         if start and not found and sides["validation"]:
             # An adapter that is new changes nothing yet: this is the base's own loss, by the same arithmetic.
-            with RowTrainer(model, longest, job["threads"], new) as trainer:
+            with opened(new) as trainer:
                 base_loss = mean_loss(trainer, sides["validation"], wanted)
         file = checkpoint.adapter_file(found) if found else start
         adapter = Adapter(file=file) if file else new
-        with RowTrainer(model, longest, job["threads"], adapter) as trainer:
+        with opened(adapter) as trainer:
             training = Training(
                 folder, settings, sides["train"], sides["validation"], trainer, emit, wanted, start, base_loss
             )

@@ -14,6 +14,7 @@ from ..engine.costs import Cost, Lengths, Point
 from ..engine.package import installed
 from ..errors import UsageError
 from ..gguf.inspect import open_gguf
+from ..graph import PASS
 from ..paths import Home, private_dir
 from .kept import keep, kept_file, read_kept
 from .planner import Ingredients, chosen
@@ -77,7 +78,8 @@ def cost_of(
     cost = costs.probe(
         base, private_dir(home.root), rank=settings.lora_rank, targets=settings.lora_targets,
         adapter=trainable(base, settings.lora_rank, settings.lora_targets), longest=max(1, longest), room_mb=room_mb,
-        workers=settings.threads, chat_template=settings.chat_template, progress=progress,
+        workers=settings.threads, chat_template=settings.chat_template, accelerate=settings.accelerate,
+        weights=settings.weights, progress=progress,
     )  # fmt: skip
     if len(cost.points) > 1:  # what a full memory kept from being measured may fit tomorrow
         values = {**cost._asdict(), "points": [point._asdict() for point in cost.points]}
@@ -138,5 +140,5 @@ def _cost_file(home: Home, made_of: Ingredients) -> Path:
     settings, engine = made_of.settings, installed()
     return kept_file(
         home, "cost", made_of.base.sha256, settings.lora_rank, sorted(settings.lora_targets), settings.threads,
-        settings.gpu_layers, engine.version, engine.backend,
+        settings.gpu_layers, engine.version, engine.backend, settings.accelerate, settings.weights, PASS,
     )  # fmt: skip

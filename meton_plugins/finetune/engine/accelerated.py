@@ -1,0 +1,200 @@
+"""Loss and gradient by our own pass (`graph.network`), on weights and adapter where the library holds them in memory.
+
+The library loads base and adapter, and writes the adapter; what lies between is computed here, several times faster
+and in a part of the memory. Before it is relied on, it is compared with the library on some tokens of the run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ..gguf.inspect import open_gguf
+from ..gguf.rows import Row
+from ..graph.blas import Blas
+from ..graph.check import LENGTH, disagreement, stir
+from ..graph.linear import Factors
+from ..graph.network import Network
+from ..graph.packing import packed
+from ..graph.shape import Shape, Unsupported, shape_of
+from ..graph.team import Team
+from ..graph.weights import Stored, Unpack, Weights
+from .abi import EVAL_CALLBACK, TO_FLOAT, Tensor
+from .adapted import AdaptedContext, Adapter
+from .gradient import Array, Gradients
+from .library import Library
+from .model import Model
+from .tensor import at, flat
+
+__all__ = ["GraphTrainer", "shape_of_file"]
+
+#: GGML_TYPE_F32 and GGML_TYPE_F16.
+F32: Final = 0
+F16: Final = 1
+FACTORS: Final = (".lora_a", ".lora_b")
+
+
+class GraphTrainer:
+    """Like `gradient.RowTrainer`; Unsupported where this base, or this machine, is not one for our own pass.
+
+    `tokens`: to compare with the library on; None where that has been done. `unpacked`: keep all weights in F32.
+    """
+
+    def __init__(
+        self, model: Model, base: Path, longest: int, threads: int, adapter: Adapter,
+        tokens: npt.NDArray[np.int32] | None, *, unpacked: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.library = model, model.library
+        shape = shape_of_file(base)
+        self._tensors: dict[str, Tensor] = {}
+        self._watching = False
+        self._on_eval = EVAL_CALLBACK(self._eval)
+        self.context = AdaptedContext(model, LENGTH, 1, adapter, self._on_eval)
+        self.n_ctx = longest
+        self._team = Team(Blas(), threads)
+        try:
+            self._build(shape, adapter, unpacked)
+            if tokens is not None:
+                self._check(tokens[:LENGTH])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> GraphTrainer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and free what the library holds."""
+        self._team.close()
+        self.context.close()
+
+    @property
+    def blas(self) -> str:
+        """What makes the products, to show."""
+        return self._team.blas.name
+
+    def loss(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> float:
+        """Mean loss in nats over the learned tokens of one row; `tokens` and `trained` as in `gguf.rows.Row`."""
+        return float(np.mean(self._network.losses([(tokens, trained)])[0]))
+
+    def gradients(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> tuple[float, Gradients]:
+        """Loss as above, and its gradient for every adapter tensor, flat."""
+        return self._network.gradients([(tokens, trained)])
+
+    def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """`rows` by the passes that they go through in: as many together as the longest row alone would be."""
+        return [[rows[place] for place in group] for group in packed([row.length for row in rows], self.n_ctx)]
+
+    def total(self, rows: Sequence[Row]) -> float:
+        """Summed loss in nats over the learned tokens of one group."""
+        return float(sum(losses.sum() for losses in self._network.losses([(row.tokens, row.trained) for row in rows])))
+
+    def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
+        """Mean loss over the learned tokens of one group, and its gradient."""
+        return self._network.gradients([(row.tokens, row.trained) for row in rows])
+
+    def weights(self) -> dict[str, Array]:
+        """The adapter's tensors, flat: writing into them changes the adapter."""
+        return self._weights
+
+    def save(self, path: Path) -> None:
+        """Write the adapter as GGUF to `path`."""
+        self.context.save(path)
+
+    def _build(self, shape: Shape, adapter: Adapter, unpacked: bool) -> None:
+        self._watching = True
+        self.context.logits(np.zeros(1, np.int32))
+        self._watching = False
+        self._factors = self._factors_of(adapter)
+        weights = Weights(self._stored(), self._team, keep=unpacked)
+        self._network = Network(shape, weights, self._team, self._factors, max(self.n_ctx, LENGTH))
+        self._weights = {
+            f"{name}{kind}": factor.reshape(-1)
+            for name, both in self._factors.items()
+            for kind, factor in zip(FACTORS, (both.a, both.b), strict=True)
+        }
+
+    def _check(self, tokens: npt.NDArray[np.int32]) -> None:
+        before = {name: values.copy() for name, values in self._weights.items()}
+        stir(self._factors)
+        rounded = any(tensor.type not in (F32, F16) for tensor in self._tensors.values())
+        wrong = disagreement(self._network, self._factors, tokens, self.context.logits(tokens), rounded=rounded)
+        for name, values in before.items():
+            self._weights[name][:] = values
+        if wrong:
+            raise Unsupported(wrong)
+
+    def _factors_of(self, adapter: Adapter) -> dict[str, Factors]:
+        alpha = _alpha_of(adapter.file) if adapter.file else adapter.alpha
+        found = {}
+        for name, tensor in self._tensors.items():
+            if name.endswith(".weight.lora_a"):
+                whole = name.removesuffix(".lora_a")
+                a, b = _matrix(tensor), _matrix(self._tensors[f"{whole}.lora_b"])
+                found[whole] = Factors(whole, a, b, alpha / len(a))
+        if not found:
+            raise Unsupported("the library does not show its adapter")
+        return found
+
+    def _stored(self) -> dict[str, Stored]:
+        unpacks: dict[int, Unpack | None] = {F32: None}
+        found = {}
+        for name, tensor in self._tensors.items():
+            if name.endswith(FACTORS):
+                continue
+            if tensor.type not in unpacks:
+                unpacks[tensor.type] = _unpack_of(self.library, tensor.type)
+            found[name] = Stored(
+                tensor.data, int(tensor.ne[1]), int(tensor.ne[0]), int(tensor.nb[1]), unpacks[tensor.type]
+            )
+        return found
+
+    def _eval(self, node: int, ask: bool, _user: Any) -> bool:
+        if ask and self._watching:
+            for address in at(node).src:
+                # What no operation made is a weight, or one of the pass's inputs.
+                if address and not at(address).op:
+                    tensor = at(address)
+                    name = tensor.name.decode("utf-8", "replace")
+                    if name.endswith((".weight", ".bias", *FACTORS)):
+                        self._tensors[name] = Tensor.from_buffer_copy(tensor)
+        return False
+
+
+@functools.lru_cache(maxsize=1)  # a header with 150,000 tokens takes seconds to read
+def shape_of_file(base: Path) -> Shape:
+    """The shape of the base; Unsupported as in `graph.shape.shape_of`."""
+    reader = open_gguf(base)
+    values = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.")}
+    sizes = {tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in reader.tensors}
+    return shape_of(str(values.get("general.architecture")), values, sizes)
+
+
+def _alpha_of(adapter: Path) -> float:
+    field = open_gguf(adapter).get_field("adapter.lora.alpha")
+    if field is None:
+        raise Unsupported("the adapter does not say its alpha")
+    return float(field.contents())
+
+
+def _matrix(tensor: Tensor) -> Array:
+    return flat(tensor).reshape(int(tensor.ne[1]), int(tensor.ne[0]))
+
+
+def _unpack_of(library: Library, kind: int) -> Unpack:
+    function = library.ggml_get_type_traits(kind).contents.to_float
+    if not function:
+        raise Unsupported(f"tensors of type {kind} cannot be unpacked")
+    unpack: Unpack = TO_FLOAT(function)
+    return unpack

@@ -1,0 +1,111 @@
+"""The whole pass: rows of tokens to their losses, and the gradient of the losses' mean for every factor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .attention import Attention
+from .blas import Array
+from .block import Block, Kept, Rows, Shared
+from .head import Head
+from .linear import Factors
+from .pointwise import Rope, norm, norm_back
+from .shape import Shape
+from .team import Team
+from .weights import Weights
+
+__all__ = ["Network", "Row"]
+
+#: Tokens [n + 1], and for each whether it is learned [n + 1].
+Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
+
+EMBEDDING = "token_embd.weight"
+
+
+class Network:
+    """A base and the factors that adapt it, by the name of the matrix. `longest`: tokens of a pass at most."""
+
+    def __init__(
+        self, shape: Shape, weights: Weights, team: Team, factors: Mapping[str, Factors], longest: int
+    ) -> None:  # fmt: skip
+        self.longest = longest
+        self._shape, self._weights, self._team = shape, weights, team
+        frequencies = weights.vector("rope_freqs.weight") if "rope_freqs.weight" in weights else None
+        rope, attention = Rope(shape, frequencies, longest), Attention(shape, team)
+        shared = Shared(shape, longest)
+        self._blocks = [
+            Block(number, shape, weights, team, factors, rope, attention, shared) for number in range(shape.layers)
+        ]
+        self._norm = weights.vector("output_norm.weight")
+        self._head = Head("output.weight" if "output.weight" in weights else EMBEDDING, weights, team)
+        adapted = [int(name.split(".")[1]) for name in factors]
+        self._lowest = min(adapted, default=shape.layers)
+        self._states = [np.empty((longest, shape.width), np.float32) for _ in range(2)]
+        self._kept: list[Kept] = []
+
+    def losses(self, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
+        """For each row the loss in nats of each learned token, in order."""
+        where, targets, learned = _together(rows)
+        x = self._last(self._through(where, rows, keep=False), learned)
+        losses = self._head.losses(x, targets)
+        return np.split(losses, np.cumsum([int(row[1][1:].sum()) for row in rows])[:-1])
+
+    def logits(self, tokens: npt.NDArray[np.int32]) -> Array:
+        """[n, vocabulary] of what follows each of the tokens [n]."""
+        row = np.append(tokens, tokens[:1]), np.ones(len(tokens) + 1, np.bool_)
+        where, _, learned = _together([row])
+        return self._head.logits(self._last(self._through(where, [row], keep=False), learned))
+
+    def gradients(self, rows: Sequence[Row]) -> tuple[float, dict[str, Array]]:
+        """The mean loss over the learned tokens of all rows, and its gradient for every factor, flat."""
+        where, targets, learned = _together(rows)
+        last = self._through(where, rows, keep=True)
+        x = self._last(last, learned)
+        dx = np.empty_like(x)
+        losses = self._head.losses(x, targets, dx)
+        dx *= np.float32(1 / len(losses))
+        norm_back(dx, last[learned], self._norm, self._shape.epsilon, dx)
+        change = self._states[1][: where.count]
+        change.fill(0)
+        change[learned] = dx
+        gradients: dict[str, Array] = {}
+        for number in range(self._shape.layers - 1, self._lowest - 1, -1):
+            kept = self._cut[number]
+            self._blocks[number].backward(where, kept, change, gradients, lowest=number == self._lowest)
+        return float(losses.mean()), gradients
+
+    def _through(self, where: Rows, rows: Sequence[Row], *, keep: bool) -> Array:
+        """The state after the last block, [n, width]."""
+        count = where.count
+        tokens = np.concatenate([row[0][:-1] for row in rows]).astype(np.int64)
+        wanted = self._shape.layers if keep else 1
+        while len(self._kept) < wanted:
+            self._kept.append(Kept.of(self._shape, self.longest))
+        self._cut = [self._kept[number].cut(count) for number in range(wanted)]
+        self._cut[0].x[:] = self._weights.rows(EMBEDDING, tokens)
+        for number, block in enumerate(self._blocks):
+            kept = self._cut[number if keep else 0]
+            after = self._cut[number + 1].x if keep and number + 1 < len(self._blocks) else self._states[0][:count]
+            block.forward(where, kept, after)
+            if not keep and number + 1 < len(self._blocks):
+                kept.x[:] = after
+        return self._states[0][:count]
+
+    def _last(self, state: Array, learned: npt.NDArray[np.int64]) -> Array:
+        """The states that the head reads, [learned, width]."""
+        chosen = state[learned]
+        norm(chosen, self._norm, self._shape.epsilon, chosen)
+        return chosen
+
+
+def _together(rows: Sequence[Row]) -> tuple[Rows, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where rows lie in a pass, the right next token of each learned place, and those places."""
+    ends = np.cumsum([len(tokens) - 1 for tokens, _ in rows])
+    segments = [slice(int(end) - len(row[0]) + 1, int(end)) for end, row in zip(ends, rows, strict=True)]
+    positions = np.concatenate([np.arange(len(tokens) - 1) for tokens, _ in rows])
+    learned = np.nonzero(np.concatenate([trained[1:] for _, trained in rows]))[0]
+    targets = np.concatenate([tokens[1:] for tokens, _ in rows]).astype(np.int64)[learned]
+    return Rows(segments, positions), targets, learned

@@ -1,0 +1,457 @@
+"""Our own pass against the library's, against NumPy in float64, and against itself; and when it steps back.
+
+Tolerances are three times the worst that was seen on AVX2. What differs from the library's quantized bases is the
+library's: it rounds activations to 8 bits before it multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from conftest import BaseMaker
+from gguf import GGUFReader
+from support.models import rewrite
+
+from meton_plugins.finetune.engine import accelerated, opening
+from meton_plugins.finetune.engine.accelerated import GraphTrainer
+from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient
+from meton_plugins.finetune.engine.adapted import Adapter
+from meton_plugins.finetune.engine.gradient import RowTrainer
+from meton_plugins.finetune.engine.library import Library
+from meton_plugins.finetune.engine.model import Model
+from meton_plugins.finetune.engine.opening import Manner, open_trainer
+from meton_plugins.finetune.gguf.rows import Row
+from meton_plugins.finetune.graph import pointwise
+from meton_plugins.finetune.graph.attention import Attention
+from meton_plugins.finetune.graph.blas import Array, Blas
+from meton_plugins.finetune.graph.head import Head
+from meton_plugins.finetune.graph.packing import packed
+from meton_plugins.finetune.graph.shape import NEIGHBOURS, Shape, Unsupported, shape_of
+from meton_plugins.finetune.graph.team import Team
+from meton_plugins.finetune.graph.weights import Stored, Weights
+
+KINDS = ("f32", "f16", "q8_0", "q4_k_m", "q6_k", "q5_0", "q4_0")
+ADAPTER = Adapter(rank=4, alpha=8, seed=1)
+
+
+def row_of(length: int, vocabulary: int, seed: int = 1) -> Row:
+    """Random tokens, the second half learned."""
+    random = np.random.default_rng(seed)
+    tokens = random.integers(0, vocabulary, length + 1).astype(np.int32)
+    return Row(str(seed), tokens, np.arange(length + 1) > length // 2)
+
+
+def with_uneven_norms(path: Path) -> Path:
+    """The same base, its norms' weights no longer all 1: a pass that forgets them would not be seen."""
+    random = np.random.default_rng(3)
+    reader = GGUFReader(path, "r+")
+    for tensor in reader.tensors:
+        if tensor.name.endswith("norm.weight"):
+            tensor.data[:] = random.uniform(0.5, 1.5, tensor.data.shape).astype(np.float32)
+    reader.data.flush()
+    return path
+
+
+def fill(trainer: RowTrainer | GraphTrainer, seed: int = 0) -> None:
+    """Numbers in every B, by the names of the tensors: that of a new adapter is 0."""
+    for number, (name, values) in enumerate(sorted(trainer.weights().items())):
+        if name.endswith("lora_b"):
+            values[:] = np.random.default_rng([seed, number]).normal(0, 0.05, values.shape)
+
+
+@contextmanager
+def own(library: Library, path: Path, threads: int = 1, longest: int = 96, **how: Any) -> Iterator[GraphTrainer]:
+    """Our own pass on `path`, checked, its adapter filled."""
+    with Model(library, path) as model:
+        tokens = row_of(30, model.size).tokens
+        with GraphTrainer(model, path, longest, threads, how.pop("adapter", ADAPTER), tokens, **how) as trainer:
+            fill(trainer)
+            yield trainer
+
+
+@contextmanager
+def theirs(library: Library, path: Path) -> Iterator[RowTrainer]:
+    """The library's pass, its adapter filled alike."""
+    with Model(library, path) as model, RowTrainer(model, 64, 1, ADAPTER) as trainer:
+        trainer.gradients(*first(row_of(8, model.size)))
+        fill(trainer)
+        yield trainer
+
+
+def first(row: Row) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """As `gradients` takes it."""
+    return row.tokens, row.trained
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_library_says_the_same(library: Library, base: BaseMaker, architecture: str, kind: str) -> None:
+    path = with_uneven_norms(base(architecture, kind=kind, tied=architecture == "qwen2"))
+    row = row_of(40, 200)
+    with theirs(library, path) as trainer:
+        loss, gradients = trainer.gradients(*first(row))
+    with own(library, path) as trainer:
+        found, mine = trainer.gradients(*first(row))
+        assert trainer.loss(*first(row)) == pytest.approx(found, rel=1e-6)
+    close, alike = {"f32": (5e-7, 1e-5), "f16": (1e-4, 5e-3)}.get(kind, (5e-3, 0.1))
+    assert found == pytest.approx(loss, rel=close)
+    assert mine.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert np.abs(mine[name] - gradient).max() <= alike * np.abs(gradient).max(), name
+
+
+@pytest.mark.parametrize(("kind", "close"), [("f32", 1e-3), ("f16", 1e-3), ("q8_0", 5e-3), ("q4_k_m", 5e-3)])
+def test_twenty_steps_are_the_same_training(library: Library, base: BaseMaker, kind: str, close: float) -> None:
+    path = base("qwen3", kind=kind)
+    curves = []
+    for accelerate in (True, False):
+        with Model(library, path) as model:
+            rows = [row_of(length, model.size, length) for length in (12, 25, 18, 30)]
+            optimizer, losses = AdamW(), []
+            with open_trainer(model, path, 30, 1, ADAPTER, Manner(accelerate), rows[0].tokens) as trainer:
+                assert isinstance(trainer, GraphTrainer if accelerate else RowTrainer)
+                for step in range(20):
+                    loss, gradients = trainer.mean([rows[step % 4]])
+                    optimizer.step(trainer.weights(), gradients, 2e-3)
+                    losses.append(loss)
+        curves.append(losses)
+    assert curves[0][-1] < 0.97 * curves[0][3]  # it does learn
+    assert curves[0] == pytest.approx(curves[1], rel=close)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_gradient_is_the_slope_of_the_loss(library: Library, base: BaseMaker, architecture: str) -> None:
+    path = with_uneven_norms(base(architecture))
+    row = row_of(21, 200)
+    with own(library, path) as trainer:
+        _, gradients = trainer.gradients(*first(row))
+        for name, gradient in gradients.items():
+            values, size = trainer.weights()[name], float(np.sqrt(np.dot(gradient, gradient)))
+            before, step = values.copy(), min(0.02 / size, 0.05)
+            sides = []
+            for sign in (1, -1):
+                values[:] = before + np.float32(sign * step / size) * gradient
+                sides.append(trainer.loss(*first(row)))
+            values[:] = before
+            assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(size, rel=0.02, abs=2e-6 / step), name
+
+
+def test_some_projections_alone(library: Library, base: BaseMaker) -> None:
+    path = base("qwen3")
+    row = row_of(20, 200)
+    with own(library, path) as trainer:
+        everything = {name: values.copy() for name, values in trainer.weights().items()}
+    few = Adapter(rank=4, alpha=8, seed=1, targets=("attn_v", "ffn_down"))
+    with Model(library, path) as model, RowTrainer(model, 64, 1, few) as trainer:
+        trainer.gradients(*first(row))
+        for name, values in trainer.weights().items():
+            values[:] = everything[name]
+        loss, gradients = trainer.gradients(*first(row))
+    with own(library, path, adapter=few) as graph:
+        for name, values in graph.weights().items():
+            values[:] = everything[name]
+        found, mine = graph.gradients(*first(row))
+    assert found == pytest.approx(loss, rel=1e-6)
+    assert mine.keys() == gradients.keys()
+    assert all(np.allclose(mine[name], gradients[name], atol=1e-5 * np.abs(gradients[name]).max()) for name in mine)
+
+
+def test_packed_rows_do_not_see_each_other(library: Library, base: BaseMaker) -> None:
+    rows = [row_of(length, 200, length) for length in (31, 7, 18, 1, 24)]
+    rows[3].trained[1:] = True
+    with own(library, base("qwen2")) as trainer:
+        groups = trainer.groups(rows)
+        assert [sum(row.length for row in group) for group in groups] == [81]
+        together, gradients = trainer.mean(groups[0])
+        alone = [(row.learned, trainer.gradients(*first(row))) for row in rows]
+        total = trainer.total(groups[0])
+    learned = sum(count for count, _ in alone)
+    mean = sum(count * loss for count, (loss, _) in alone) / learned
+    assert together == pytest.approx(mean, rel=1e-6)
+    assert total == pytest.approx(mean * learned, rel=1e-6)
+    expected = mean_gradient([(count, found) for count, (_, found) in alone])
+    assert all(np.abs(gradients[n] - g).max() <= 1e-5 * np.abs(g).max() for n, g in expected.items())
+
+
+def test_groups_are_whole_and_fit() -> None:
+    random = np.random.default_rng(5)
+    for _ in range(200):
+        lengths = random.integers(1, 100, random.integers(0, 40)).tolist()
+        most = max(lengths, default=1) + int(random.integers(0, 100))
+        groups = packed(lengths, most)
+        assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+        assert all(sum(lengths[place] for place in group) <= most for group in groups)
+        assert len(groups) <= 2 * sum(lengths) / most + 1
+        assert groups == packed(lengths, most)
+
+
+def test_the_same_bits_each_time_packed_or_unpacked(library: Library, base: BaseMaker) -> None:
+    path = base("qwen3", kind="q4_k_m")
+    row = row_of(70, 200)
+    made = []
+    for unpacked in (False, True):
+        with own(library, path, threads=2, unpacked=unpacked) as trainer:
+            made += [trainer.gradients(*first(row)) for _ in range(2)]
+    for loss, gradients in made[1:]:
+        assert loss == made[0][0]
+        assert all(np.array_equal(gradients[name], values) for name, values in made[0][1].items())
+
+
+def test_threads_change_nothing_but_the_last_bits(library: Library, base: BaseMaker) -> None:
+    path = base("qwen3", width=128, inner=512)
+    row = row_of(90, 200)
+    with own(library, path, threads=1) as trainer:
+        loss, gradients = trainer.gradients(*first(row))
+    with own(library, path, threads=3) as trainer:
+        found, mine = trainer.gradients(*first(row))
+    assert found == pytest.approx(loss, rel=1e-6)
+    assert all(np.abs(mine[name] - g).max() <= 1e-5 * np.abs(g).max() for name, g in gradients.items())
+
+
+# The parts
+
+
+@pytest.fixture(params=[1, 3])
+def team(request: pytest.FixtureRequest) -> Iterator[Team]:
+    made = Team(Blas(), request.param)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("blas", [True, False])
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 40, 3), (37, 1, 5), (200, 90, 130), (130, 90, 300)])
+def test_products(team: Team, size: tuple[int, int, int], blas: bool) -> None:
+    if not blas:
+        team.blas._sgemm = None
+    random = np.random.default_rng(7)
+    rows, inner, columns = size
+    for turned in range(4):
+        a: Array = random.normal(size=(rows, inner + 3)).astype(np.float32)[:, 2:-1]
+        b: Array = random.normal(size=(inner, columns + 2)).astype(np.float32)[:, 1:-1]
+        a = np.asfortranarray(a) if turned & 1 else a
+        b = np.asfortranarray(b) if turned & 2 else b
+        out: Array = random.normal(size=(rows, columns + 4)).astype(np.float32)
+        before = out.copy()
+        team.product(a, b, out[:, 3:-1], scale=0.5)
+        expected = 0.5 * a.astype(np.float64) @ b
+        assert np.allclose(out[:, 3:-1], expected, atol=1e-4)
+        team.product(a, b, out[:, 3:-1], add=True, scale=2.0)
+        assert np.allclose(out[:, 3:-1], 5 * expected, atol=1e-3)
+        assert np.array_equal(out[:, :3], before[:, :3])
+        assert np.array_equal(out[:, -1:], before[:, -1:])
+
+
+def test_an_error_in_a_thread_is_heard(team: Team) -> None:
+    def work(part: int) -> None:
+        if part == 5:
+            raise ValueError("five")
+
+    with pytest.raises(ValueError, match="five"):
+        team.each(work, range(9))
+
+
+def shape(**changes: Any) -> Shape:
+    values: dict[str, Any] = {
+        "layers": 1, "width": 32, "heads": 4, "kv_heads": 2, "head": 8, "inner": 16, "vocabulary": 50, "epsilon": 1e-6,
+        "rope_base": 10000.0, "rope_factor": 1.0, "neighbours": False, "parameters": 0,
+    }  # fmt: skip
+    return Shape(**{**values, **changes})
+
+
+def test_attention_is_attention(team: Team) -> None:
+    """Over segments longer and shorter than a block, against all pairs in float64."""
+    sizes, random = shape(), np.random.default_rng(2)
+    segments = [slice(0, 300), slice(300, 301), slice(301, 360)]
+    q, dout = (random.normal(size=(360, 32)).astype(np.float32) for _ in range(2))
+    k, v = (random.normal(size=(360, 16)).astype(np.float32) for _ in range(2))
+    out, logs = np.empty_like(q), np.empty((4, 360), np.float32)
+    changes = [np.empty_like(each) for each in (q, k, v)]
+    attention = Attention(sizes, team)
+    attention.forward(q, k, v, segments, out, logs)
+    attention.backward(dout, q, k, v, out, logs, segments, *changes)
+    expected = [np.zeros(each.shape) for each in (q, q, k, v)]
+    for rows in segments:
+        for head in range(4):
+            mine, shared = slice(8 * head, 8 * head + 8), slice(8 * (head // 2), 8 * (head // 2) + 8)
+            a, b, c, d = (
+                each[rows, part].astype(np.float64)
+                for each, part in ((q, mine), (k, shared), (v, shared), (dout, mine))
+            )
+            scores = a @ b.T / np.sqrt(8)
+            scores[np.triu_indices(len(a), 1)] = -np.inf
+            shares = np.exp(scores - scores.max(1, keepdims=True))
+            shares /= shares.sum(1, keepdims=True)
+            expected[0][rows, mine] = shares @ c
+            slopes = d @ c.T
+            slopes = shares * (slopes - (slopes * shares).sum(1, keepdims=True)) / np.sqrt(8)
+            expected[1][rows, mine] = slopes @ b
+            expected[2][rows, shared] += slopes.T @ a
+            expected[3][rows, shared] += shares.T @ d
+    for found, wanted in zip((out, *changes), expected, strict=True):
+        assert np.abs(found - wanted).max() < 2e-5
+
+
+def stored(values: Array) -> Stored:
+    return Stored(values.ctypes.data, values.shape[0], values.shape[1], values.strides[0], None)
+
+
+def test_the_head_is_softmax(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over several parts of the vocabulary, with scores that grow from part to part and a great range."""
+    monkeypatch.setattr("meton_plugins.finetune.graph.head.PART", 7)
+    random = np.random.default_rng(4)
+    weight = (random.normal(size=(50, 32)) * np.linspace(0.1, 6, 50)[:, None]).astype(np.float32)
+    x = random.normal(size=(23, 32)).astype(np.float32)
+    targets = random.integers(0, 50, 23)
+    head = Head("output.weight", Weights({"output.weight": stored(weight)}, team), team)
+    dx = np.empty_like(x)
+    losses = head.losses(x, targets, dx)
+    scores = x.astype(np.float64) @ weight.T
+    chances = np.exp(scores - scores.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    assert losses == pytest.approx(-np.log(chances[np.arange(23), targets]), abs=2e-5)
+    assert head.losses(x, targets) == pytest.approx(losses, abs=1e-6)
+    chances[np.arange(23), targets] -= 1
+    assert np.abs(dx - chances @ weight).max() < 1e-4
+    assert np.allclose(head.logits(x), scores, atol=1e-4)
+
+
+def test_gate_of_large_numbers() -> None:
+    gate = np.array([[-1e4, -90, -1, 0, 1, 90, 1e4]], np.float32)
+    up = np.full_like(gate, 2)
+    out = np.empty_like(gate)
+    with np.errstate(all="raise", under="ignore"):
+        pointwise.gated(gate, up, out)
+        assert np.allclose(out[0, 2:], 2 * gate[0, 2:] / (1 + np.exp(-gate[0, 2:].astype(np.float64))))
+        assert np.allclose(out[0, :2], 0)
+        dy = np.ones_like(gate)
+        pointwise.gated_back(dy, gate, up)
+    assert np.allclose(dy, out)
+    assert np.allclose(gate[0, [0, 3, 6]], [0, 1, 2])
+
+
+# What it does not compute
+
+
+VALUES = {
+    "qwen3.embedding_length": 32, "qwen3.attention.head_count": 4, "qwen3.attention.head_count_kv": 2,
+    "qwen3.block_count": 1, "qwen3.feed_forward_length": 16, "qwen3.attention.layer_norm_rms_epsilon": 1e-6,
+}  # fmt: skip
+TENSORS = {
+    "token_embd.weight": (50, 32), "output_norm.weight": (32,), "blk.0.attn_q.weight": (32, 32),
+    "blk.0.attn_k.weight": (16, 32), "blk.0.attn_v.weight": (16, 32), "blk.0.attn_output.weight": (32, 32),
+    "blk.0.ffn_gate.weight": (16, 32), "blk.0.ffn_up.weight": (16, 32), "blk.0.ffn_down.weight": (32, 16),
+}  # fmt: skip
+
+
+def test_a_known_base_has_a_shape() -> None:
+    found = shape_of("qwen3", VALUES, TENSORS)
+    assert (found.head, found.kv_heads, found.rope_base, found.rope_factor) == (8, 2, 10000.0, 1.0)
+    linear = {**VALUES, "qwen3.rope.scaling.type": "linear", "qwen3.rope.scaling.factor": 4.0}
+    assert shape_of("qwen3", linear, TENSORS).rope_factor == 4.0
+
+
+@pytest.mark.parametrize(
+    ("values", "tensors", "reason"),
+    [
+        ({"qwen3.attention.sliding_window": 8}, {}, "it says qwen3.attention.sliding_window"),
+        ({"qwen3.rope.scaling.type": "yarn"}, {}, "its positions are scaled by yarn"),
+        ({"qwen3.expert_count": 8}, {}, "it says qwen3.expert_count"),
+        ({"qwen3.attention.value_length": 16}, {}, "its heads are of several sizes"),
+        ({"qwen3.rope.dimension_count": 4}, {}, "its heads are of several sizes"),
+        ({}, {"blk.0.ffn_gate_inp.weight": (8, 32)}, "it holds the tensor blk.0.ffn_gate_inp.weight"),
+        ({}, {"blk.0.ffn_up.bias": (16,)}, "it holds the tensor blk.0.ffn_up.bias"),
+        ({}, {"output.bias": (50,)}, "it holds the tensor output.bias"),
+        ({}, {"blk.0.ffn_up.weight": (8, 32)}, "blk.0.ffn_up.weight is not 16 x 32"),
+        ({"qwen3.embedding_length": "wide"}, {}, "its description is not as expected"),
+    ],
+)
+def test_what_is_not_known_is_left_to_the_library(
+    values: dict[str, Any], tensors: dict[str, tuple[int, ...]], reason: str
+) -> None:
+    with pytest.raises(Unsupported, match=f"^{reason}"):
+        shape_of("qwen3", {**VALUES, **values}, {**TENSORS, **tensors})
+    with pytest.raises(Unsupported, match="the architecture is gemma"):
+        shape_of("gemma", {}, {})
+
+
+def test_a_base_with_an_unknown_key_is_trained_by_the_library(
+    library: Library, base: BaseMaker, tmp_path: Path
+) -> None:
+    path = rewrite(base("qwen2"), tmp_path / "other.gguf", add={"qwen2.final_logit_softcapping": 30.0})
+    said: list[str] = []
+    with Model(library, path) as model:
+        row = row_of(10, model.size)
+        with open_trainer(model, path, 10, 1, ADAPTER, Manner(), row.tokens, said.append) as trainer:
+            assert isinstance(trainer, RowTrainer)
+            assert trainer.mean([row])[0] > 0
+    assert said == ["the library's own pass is used, which is slower, because it says qwen2.final_logit_softcapping"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "wrong", "reason"),
+    [
+        ("block", "gated", lambda gate, up, out: np.multiply(gate, up, out=out), "its answers differ"),
+        ("block", "norm_back", lambda dy, x, w, e, dx, add=False: None, "its gradient is not that of its loss"),
+        ("block", "gated_back", lambda dy, gate, up: None, "its gradient is not that of its loss"),
+    ],
+)
+def test_a_pass_that_computes_wrongly_is_found_out(
+    library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch, module: str, name: str, wrong: Any, reason: str
+) -> None:
+    monkeypatch.setattr(f"meton_plugins.finetune.graph.{module}.{name}", wrong)
+    said: list[str] = []
+    path = base("qwen3", kind="q8_0")
+    with Model(library, path) as model:
+        row = row_of(30, model.size)
+        manner = Manner()
+        with open_trainer(model, path, 30, 1, ADAPTER, manner, row.tokens, said.append) as trainer:
+            assert isinstance(trainer, RowTrainer)
+            assert not manner.accelerate
+    assert reason in said[0]
+
+
+@pytest.mark.parametrize("kind", ["f32", "q4_k_m"])
+def test_wrong_positions_are_found_out(
+    library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setitem(NEIGHBOURS, "qwen3", True)
+    accelerated.shape_of_file.cache_clear()
+    path = base("qwen3", kind=kind)
+    with Model(library, path) as model, pytest.raises(Unsupported, match="its answers differ"):
+        GraphTrainer(model, path, 30, 1, ADAPTER, row_of(30, model.size).tokens)
+    accelerated.shape_of_file.cache_clear()
+
+
+def test_the_check_leaves_the_adapter_as_it_was(library: Library, base: BaseMaker) -> None:
+    path = base("qwen2")
+    with Model(library, path) as model:
+        tokens = row_of(30, model.size).tokens
+        with GraphTrainer(model, path, 30, 1, ADAPTER, None) as trainer:
+            before = {name: values.copy() for name, values in trainer.weights().items()}
+    with Model(library, path) as model, GraphTrainer(model, path, 30, 1, ADAPTER, tokens) as trainer:
+        assert trainer.weights().keys() == before.keys()
+        assert all(np.array_equal(trainer.weights()[name], values) for name, values in before.items())
+        assert not any(values.any() for name, values in before.items() if name.endswith("lora_b"))
+
+
+def test_weights_are_unpacked_where_there_is_memory(
+    library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = base("qwen2", kind="q8_0")
+    said = []
+    for share, wish in ((1.0, "auto"), (0.0, "auto"), (0.0, "unpacked"), (1.0, "packed")):
+        monkeypatch.setattr(opening, "SHARE", share)
+        with Model(library, path) as model:
+            row = row_of(10, model.size)
+            with open_trainer(model, path, 10, 1, ADAPTER, Manner(True, wish), row.tokens):
+                pass
+        line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("own pass: "))
+        assert "threads: 1" in line
+        said.append(line.rpartition(" ")[2])
+    assert said == ["unpacked", "packed", "unpacked", "packed"]
