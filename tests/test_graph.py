@@ -303,7 +303,8 @@ def stored(values: Array) -> Stored:
 
 def test_the_head_is_softmax(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over several parts of the vocabulary, with scores that grow from part to part and a great range."""
-    monkeypatch.setattr("meton_plugins.finetune.graph.head.PART", 7)
+    monkeypatch.setattr("meton_plugins.finetune.graph.head.LEAST", 7)
+    monkeypatch.setattr("meton_plugins.finetune.graph.head.MOST", 7)
     random = np.random.default_rng(4)
     weight = (random.normal(size=(50, 32)) * np.linspace(0.1, 6, 50)[:, None]).astype(np.float32)
     x = random.normal(size=(23, 32)).astype(np.float32)

@@ -19,7 +19,7 @@ from ..gguf.inspect import open_gguf
 from ..gguf.rows import Row
 from ..graph.blas import Blas
 from ..graph.check import LENGTH, disagreement, stir
-from ..graph.linear import Factors
+from ..graph.fan import Factors
 from ..graph.network import Network
 from ..graph.packing import packed
 from ..graph.shape import Shape, Unsupported, shape_of

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Blas"]
+__all__ = ["Array", "Blas", "installed"]
 
 Array = npt.NDArray[np.float32]
 
@@ -27,17 +27,13 @@ class Blas:
     to what is there."""
 
     def __init__(self) -> None:
-        from threadpoolctl import ThreadpoolController
-
-        found = ThreadpoolController().select(user_api="blas").lib_controllers
+        found = _found()
         # Threads of its own spin while they wait, and on a machine that does anything else they wait for each other:
         # measured, products then take four times as long.
         for library in found:
             library.set_num_threads(1)
         self._sgemm = next((f for each in found if (f := _sgemm_of(each.filepath))), None)
-        #: What is used, to show: name, version, kernels.
-        parts = [(each.internal_api, each.version, getattr(each, "architecture", "")) for each in found[:1]]
-        self.name = " ".join(str(part) for part in parts[0] if part) if parts else "NumPy"
+        self.name = _name(found)
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool = False, scale: float = 1.0) -> Array:
         """`out` = scale · a @ b, or plus what `out` holds. `a` [m, k], `b` [k, n], `out` [m, n]: `out` by rows, the
@@ -51,6 +47,23 @@ class Blas:
             right[1], 1.0 if add else 0.0, out.ctypes.data, max(out.strides[0] // 4, columns),
         )  # fmt: skip
         return out
+
+
+def installed() -> tuple[str, bool]:
+    """What makes the products here, to show: name, version, kernels; and whether it is called itself."""
+    found = _found()
+    return _name(found), any(_sgemm_of(each.filepath) is not None for each in found)
+
+
+def _found() -> list[Any]:
+    from threadpoolctl import ThreadpoolController
+
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _name(found: list[Any]) -> str:
+    parts = [(each.internal_api, each.version, getattr(each, "architecture", "")) for each in found[:1]]
+    return " ".join(str(part) for part in parts[0] if part) if parts else "NumPy"
 
 
 def _by_numpy(a: Array, b: Array, out: Array, add: bool, scale: float) -> Array:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .attention import Attention
 from .blas import Array
-from .linear import Factors, Linear
+from .fan import Factors, Fan
 from .pointwise import Rope, gated, gated_back, norm, norm_back
 from .shape import Shape
 from .team import Team
@@ -45,8 +45,8 @@ class Kept:
     middle: Array
     gate: Array
     up: Array
-    #: A·x of each adapted projection.
-    down: dict[str, Array | None] = field(default_factory=dict)
+    #: A·x of the adapted projections, by what they read.
+    down: dict[str, Array] = field(default_factory=dict)
 
     @staticmethod
     def of(shape: Shape, longest: int) -> Kept:
@@ -102,38 +102,48 @@ class Block:
         prefix = f"blk.{number}."
         self._shape, self._team, self._rope, self._attention, self._shared = shape, team, rope, attention, shared
 
-        def linear(name: str) -> Linear:
-            whole = f"{prefix}{name}.weight"
-            return Linear(whole, weights, team, factors.get(whole))
+        def fan(*names: str) -> Fan:
+            return Fan([f"{prefix}{name}.weight" for name in names], weights, team, factors)
 
-        self._q, self._k, self._v, self._o = (linear(name) for name in ("attn_q", "attn_k", "attn_v", "attn_output"))
-        self._gate, self._up, self._down = (linear(name) for name in ("ffn_gate", "ffn_up", "ffn_down"))
+        self._qkv, self._o = fan("attn_q", "attn_k", "attn_v"), fan("attn_output")
+        self._gate_up, self._down = fan("ffn_gate", "ffn_up"), fan("ffn_down")
         self._norm, self._ffn_norm = (weights.vector(f"{prefix}{name}.weight") for name in ("attn_norm", "ffn_norm"))
         names = (f"{prefix}attn_q_norm.weight", f"{prefix}attn_k_norm.weight")
         self._q_norm, self._k_norm = (weights.vector(name) if name in weights else None for name in names)
 
     def forward(self, rows: Rows, kept: Kept, out: Array) -> None:
         """From `kept.x` [n, width] to `out`, which may be it where nothing goes back; fills the rest of `kept`."""
-        shape, count, shared = self._shape, rows.count, self._shared
-        normed = shared("normed", count)
+        shape, count, shared, team, down = self._shape, rows.count, self._shared, self._team, kept.down
+        normed, inner = shared("normed", count), shared("inner", count)
         self._normed(kept.x, self._norm, normed)
-        for linear, target in ((self._q, kept.queries), (self._k, kept.keys), (self._v, kept.values)):
-            kept.down[linear.name] = linear.forward(normed, target)
+        seen = kept.queries, kept.keys, kept.values
+        down["qkv"] = self._qkv.forward(normed, seen)
+        team.rows(lambda part: self._qkv.finish(part, down["qkv"], seen), count, shape.width)
         queries, keys = self._turned(rows, kept)
         self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs)
-        kept.down[self._o.name] = self._o.forward(kept.answers, kept.middle)
+        down["o"] = self._o.forward(kept.answers, [kept.middle])
 
         def middle(part: slice) -> None:
+            self._o.finish(part, down["o"], [kept.middle])
             kept.middle[part] += kept.x[part]
             norm(kept.middle[part], self._ffn_norm, shape.epsilon, normed[part])
 
-        self._team.rows(middle, count, shape.width)
-        for linear, target in ((self._gate, kept.gate), (self._up, kept.up)):
-            kept.down[linear.name] = linear.forward(normed, target)
-        inner = shared("inner", count)
-        self._team.rows(lambda part: gated(kept.gate[part], kept.up[part], inner[part]), count, shape.inner)
-        kept.down[self._down.name] = self._down.forward(inner, out)
-        out += kept.middle
+        team.rows(middle, count, shape.width)
+        pair = kept.gate, kept.up
+        down["gate_up"] = self._gate_up.forward(normed, pair)
+
+        def unit(part: slice) -> None:
+            self._gate_up.finish(part, down["gate_up"], pair)
+            gated(kept.gate[part], kept.up[part], inner[part])
+
+        team.rows(unit, count, shape.inner)
+        down["down"] = self._down.forward(inner, [out])
+
+        def last(part: slice) -> None:
+            self._down.finish(part, down["down"], [out])
+            out[part] += kept.middle[part]
+
+        team.rows(last, count, shape.width)
 
     def backward(self, rows: Rows, kept: Kept, dx: Array, gradients: dict[str, Array], *, lowest: bool) -> None:
         """`dx` [n, width] becomes the gradient of `kept.x` from that of the output; the factors' into `gradients`.
@@ -142,13 +152,6 @@ class Block:
         """
         epsilon, count, shared, team, down = self._shape.epsilon, rows.count, self._shared, self._team, kept.down
         normed, dnormed, inner = shared("normed", count), shared("dnormed", count), shared("inner", count)
-        middle = self._down.pull(dx, inner)
-        team.rows(lambda part: gated_back(inner[part], kept.gate[part], kept.up[part]), count, self._shape.inner)
-        self._down.learn(dx, inner, down[self._down.name], middle, gradients)
-        self._normed(kept.middle, self._ffn_norm, normed)
-        for linear, dy in ((self._gate, kept.gate), (self._up, kept.up)):
-            middle = linear.pull(dy, dnormed, add=linear is self._up)
-            linear.learn(dy, normed, down[linear.name], middle, gradients)
 
         def through_norm(x: Array, weight: Array) -> None:
             def some(part: slice) -> None:
@@ -156,18 +159,24 @@ class Block:
 
             team.rows(some, count, self._shape.width)
 
+        middle = self._down.pull([dx], inner)
+        team.rows(lambda part: gated_back(inner[part], kept.gate[part], kept.up[part]), count, self._shape.inner)
+        self._down.learn([dx], inner, down["down"], middle, gradients)
+        self._normed(kept.middle, self._ffn_norm, normed)
+        changes = [kept.gate, kept.up]
+        middle = self._gate_up.pull(changes, dnormed)
+        self._gate_up.learn(changes, normed, down["gate_up"], middle, gradients)
         through_norm(kept.middle, self._ffn_norm)
         danswers = shared("danswers", count)
-        middle = self._o.pull(dx, danswers)
-        self._o.learn(dx, kept.answers, down[self._o.name], middle, gradients)
+        middle = self._o.pull([dx], danswers)
+        self._o.learn([dx], kept.answers, down["o"], middle, gradients)
         queries, keys = self._turned(rows, kept)
         changes = [shared(name, count) for name in ("dqueries", "dkeys", "dvalues")]
         self._attention.backward(danswers, queries, keys, kept.values, kept.answers, kept.logs, rows.segments, *changes)
         self._turned_back(rows, kept, changes[0], changes[1])
         self._normed(kept.x, self._norm, normed)
-        for linear, dy in zip((self._q, self._k, self._v), changes, strict=True):
-            middle = linear.pull(dy, None if lowest else dnormed, add=linear is not self._q)
-            linear.learn(dy, normed, down[linear.name], middle, gradients)
+        middle = self._qkv.pull(changes, None if lowest else dnormed)
+        self._qkv.learn(changes, normed, down["qkv"], middle, gradients)
         if not lowest:
             through_norm(kept.x, self._norm)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .blas import Array
-from .linear import Factors
+from .fan import Factors
 from .network import Network
 
 __all__ = ["LENGTH", "disagreement", "stir"]

@@ -18,8 +18,10 @@ from .weights import Weights
 
 __all__ = ["Head"]
 
-#: Tokens of the vocabulary at a time.
-PART: Final = 2048
+#: Scores at a time, and the tokens of the vocabulary that they are at least and at most for.
+SCORES: Final = 1 << 22
+LEAST: Final = 2048
+MOST: Final = 8192
 
 
 class Head:
@@ -32,8 +34,8 @@ class Head:
     def logits(self, x: Array) -> Array:
         """[n, vocabulary] of x [n, width]."""
         out: Array = np.empty((len(x), self._vocabulary), np.float32)
-        for start in range(0, self._vocabulary, PART):
-            stop = min(start + PART, self._vocabulary)
+        for start in range(0, self._vocabulary, LEAST):
+            stop = min(start + LEAST, self._vocabulary)
             self._team.product(x, self._weights.part(self._name, start, stop).T, out[:, start:stop])
         return out
 
@@ -42,14 +44,15 @@ class Head:
     ) -> npt.NDArray[np.float64]:  # fmt: skip
         """-ln of the chance of each target [n] after the state x [n, width]; its gradient into `dx`, for each alone."""
         count = len(x)
-        scores: Array = np.empty((count, PART), np.float32)
+        most = max(LEAST, min(MOST, SCORES // max(count, 1)))
+        scores: Array = np.empty((count, most), np.float32)
         top = np.full(count, -np.inf, np.float32)
         total = np.zeros(count, np.float64)
         right = np.empty(count, np.float32)
         if dx is not None:
             dx.fill(0)
-        for start in range(0, self._vocabulary, PART):
-            stop = min(start + PART, self._vocabulary)
+        for start in range(0, self._vocabulary, most):
+            stop = min(start + most, self._vocabulary)
             weight = self._weights.part(self._name, start, stop)
             part = scores[:, : stop - start]
             self._team.product(x, weight.T, part)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from .attention import Attention
 from .blas import Array
 from .block import Block, Kept, Rows, Shared
+from .fan import Factors
 from .head import Head
-from .linear import Factors
 from .pointwise import Rope, norm, norm_back
 from .shape import Shape
 from .team import Team

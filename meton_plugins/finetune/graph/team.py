@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from .blas import Array, Blas
 
-__all__ = ["Team"]
+__all__ = ["Task", "Team"]
+
+Task = Callable[[], Any]
 
 #: Numbers a thread works on at a time: what stays in its own cache over several passes.
 PIECE: Final = 1 << 15
@@ -28,48 +31,64 @@ class Team:
         self.blas, self.threads = blas, threads
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
 
-    def each(self, work: Callable[..., Any], parts: Iterable[Any]) -> None:
-        """Call `work(part)` for every part, in no order. `work` asks nothing of the team itself."""
-        todo = list(parts)
-        if self._pool is None or len(todo) < 2:
-            for part in todo:
-                work(part)
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Call every task, in no order, and come back when all are done. A task asks nothing of the team itself."""
+        if self._pool is None or len(tasks) < 2:
+            for task in tasks:
+                task()
             return
         taken = itertools.count()
 
         def drain() -> None:
-            while (number := next(taken)) < len(todo):
-                work(todo[number])
+            while (number := next(taken)) < len(tasks):
+                tasks[number]()
 
-        others = [self._pool.submit(drain) for _ in range(min(self.threads, len(todo)) - 1)]
+        others = [self._pool.submit(drain) for _ in range(min(self.threads, len(tasks)) - 1)]
         try:
             drain()
         finally:
             for other in others:
                 other.result()
 
-    def rows(self, work: Callable[[slice], Any], count: int, width: int) -> None:
+    def each(self, work: Callable[[Any], None], parts: Iterable[Any]) -> None:
+        """Call `work(part)` for every part, as `run` does."""
+        self.run([partial(work, part) for part in parts])
+
+    def rows(self, work: Callable[[slice], None], count: int, width: int) -> None:
         """Call `work(rows)` for pieces of `count` rows of `width` numbers."""
         step = max(1, min(PIECE // max(width, 1), -(-count // self.threads)))
         self.each(work, [slice(start, min(start + step, count)) for start in range(0, count, step)])
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool = False, scale: float = 1.0) -> Array:
-        """As `Blas.product`, the longer side of `out` shared out. The same for the same number of threads."""
-        rows, columns = out.shape
-        longer = max(rows, columns)
-        if rows * columns * a.shape[1] < SMALL or self.threads == 1:
-            return self.blas.product(a, b, out, add=add, scale=scale)
-        step = max(NARROW, -(-longer // (SHARES * self.threads * NARROW)) * NARROW)
-        parts = [slice(start, min(start + step, longer)) for start in range(0, longer, step)]
-
-        def down(part: slice) -> None:
-            self.blas.product(a[part], b, out[part], add=add, scale=scale)
-
-        def across(part: slice) -> None:
-            self.blas.product(a, b[:, part], out[:, part], add=add, scale=scale)
-
-        self.each(down if rows > columns else across, parts)
+        """As `Blas.product`, shared out. The same bits for the same number of threads."""
+        self.run(self.shares(a, b, out, add, scale))
         return out
+
+    def shares(self, a: Array, b: Array, out: Array, add: bool, scale: float = 1.0) -> list[Task]:
+        """A product as tasks, by rows or columns of `out`, whichever are more."""
+        down = len(out) > out.shape[1]
+        return [
+            partial(self.blas.product, a[part], b, out[part], add=add, scale=scale)
+            if down
+            else partial(self.blas.product, a, b[:, part], out[:, part], add=add, scale=scale)
+            for part in self._parts(max(out.shape), out.size * a.shape[1])
+        ]
+
+    def sums(self, pairs: Sequence[tuple[Array, Array]], out: Array) -> list[Task]:
+        """`out` = Σ a @ b over all pairs, as tasks by columns of `out`."""
+
+        def some(part: slice) -> None:
+            for number, (a, b) in enumerate(pairs):
+                self.blas.product(a, b[:, part], out[:, part], add=number > 0)
+
+        parts = self._parts(out.shape[1], sum(out.size * a.shape[1] for a, _ in pairs))
+        return [partial(some, part) for part in parts]
+
+    def _parts(self, count: int, work: int) -> list[slice]:
+        step = max(NARROW, -(-count // (SHARES * self.threads * NARROW)) * NARROW) if work > SMALL else count
+        if self.threads == 1:
+            step = count
+        return [slice(start, min(start + step, count)) for start in range(0, count, max(step, 1))]
 
     def close(self) -> None:
         """End the threads."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes as C
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from .blas import Array
-from .team import Team
+from .team import Task, Team
 
 __all__ = ["Stored", "Unpack", "Weights"]
 
@@ -49,55 +50,70 @@ class Weights:
 
     def vector(self, name: str) -> Array:
         """A tensor of one row, [columns]."""
-        flat: Array = self.matrix(name).reshape(-1).copy()
+        flat: Array = self.part(name, 0, 1).reshape(-1).copy()
         return flat
 
-    def matrix(self, name: str) -> Array:
-        """The tensor, [rows, columns]; good until the next one is asked for."""
-        return self.part(name, 0, self.stored[name].rows)
+    def matrices(self, names: Sequence[str]) -> list[Array]:
+        """Whole tensors, [rows, columns] each; good until others are asked for."""
+        return self._parts([(name, 0, self.stored[name].rows) for name in names])
 
     def part(self, name: str, start: int, stop: int) -> Array:
-        """Rows from `start` to `stop`, [stop - start, columns]; good until the next one is asked for."""
+        """Rows from `start` to `stop`, [stop - start, columns]; good until others are asked for."""
+        return self._parts([(name, start, stop)])[0]
+
+    def _parts(self, wanted: Sequence[tuple[str, int, int]]) -> list[Array]:
+        sizes = [0 if self._at_hand(name) else (stop - start) * self.stored[name].columns
+                 for name, start, stop in wanted]  # fmt: skip
+        if self._scratch.size < sum(sizes):
+            self._scratch = np.empty(sum(sizes), np.float32)
+        found, tasks, used = [], [], 0
+        for (name, start, stop), size in zip(wanted, sizes, strict=True):
+            if not size:
+                found.append(self._whole(name)[start:stop])
+                continue
+            target = self._scratch[used : used + size].reshape(stop - start, -1)
+            used += size
+            found.append(target)
+            tasks += self._unpacking(self.stored[name], start, target)
+        self._team.run(tasks)
+        return found
+
+    def _at_hand(self, name: str) -> bool:
+        return self._keep or self.stored[name].unpack is None
+
+    def _whole(self, name: str) -> Array:
+        """Of a tensor that is at hand."""
         tensor = self.stored[name]
         if tensor.unpack is None:
-            return _view(tensor)[start:stop]
-        if name in self._kept:
-            return self._kept[name][start:stop]
-        if self._keep:
-            kept: Array = np.empty((tensor.rows, tensor.columns), np.float32)
-            self._unpack(tensor, 0, kept)
-            self._kept[name] = kept
-            return kept[start:stop]
-        wanted = (stop - start) * tensor.columns
-        if self._scratch.size < wanted:
-            self._scratch = np.empty(wanted, np.float32)
-        target = self._scratch[:wanted].reshape(stop - start, tensor.columns)
-        self._unpack(tensor, start, target)
-        return target
+            return _view(tensor)
+        if name not in self._kept:
+            self._kept[name] = np.empty((tensor.rows, tensor.columns), np.float32)
+            self._team.run(self._unpacking(tensor, 0, self._kept[name]))
+        return self._kept[name]
 
     def rows(self, name: str, numbers: npt.NDArray[np.int64]) -> Array:
         """Some rows, [len(numbers), columns], a copy."""
+        if self._at_hand(name):
+            return self._whole(name)[numbers]
         tensor = self.stored[name]
-        if tensor.unpack is None:
-            return _view(tensor)[numbers]
-        if name in self._kept:
-            return self._kept[name][numbers]
+        assert tensor.unpack is not None
         found: Array = np.empty((len(numbers), tensor.columns), np.float32)
         base, pitch = found.ctypes.data, found.strides[0]
         for place, number in enumerate(numbers.tolist()):
             tensor.unpack(tensor.address + number * tensor.pitch, base + place * pitch, tensor.columns)
         return found
 
-    def _unpack(self, tensor: Stored, first: int, target: Array) -> None:
-        unpack = tensor.unpack
-        assert unpack is not None
-        source, base = tensor.address + first * tensor.pitch, target.ctypes.data
-
-        def some(start: int) -> None:
-            count = min(ROWS, len(target) - start)
-            unpack(source + start * tensor.pitch, base + start * target.strides[0], count * tensor.columns)
-
-        self._team.each(some, range(0, len(target), ROWS))
+    def _unpacking(self, tensor: Stored, first: int, target: Array) -> list[Task]:
+        """Tasks that write rows from `first` on to all of `target`."""
+        assert tensor.unpack is not None
+        source, base, pitch = tensor.address + first * tensor.pitch, target.ctypes.data, target.strides[0]
+        return [
+            partial(
+                tensor.unpack, source + start * tensor.pitch, base + start * pitch,
+                min(ROWS, len(target) - start) * tensor.columns,
+            )
+            for start in range(0, len(target), ROWS)
+        ]  # fmt: skip
 
 
 def _view(tensor: Stored) -> Array:

@@ -42,8 +42,8 @@ def examine(
 ) -> list[Finding]:
     """All findings, in the order in which a user would mend them. `slots`: what they hold now, by `config`."""
     return [
-        *_platform(), *_engine(), _gpu(), *_memory(), *_disk(home), *_server(settings), _host(host, config),
-        *unfinished(home, slots), *_foreign_trainer(),
+        *_platform(), *_engine(), _products(), _gpu(), *_memory(), *_disk(home), *_server(settings),
+        _host(host, config), *unfinished(home, slots), *_foreign_trainer(),
     ]  # fmt: skip
 
 
@@ -116,6 +116,20 @@ def _engine() -> Iterator[Finding]:
     else:
         backend = engine.backend.removeprefix("libqvac-ggml-").removesuffix(".so")
         yield Finding("ok", "engine", f"qvac-fabric {engine.version}, {backend}, proven on this machine")
+
+
+def _products() -> Finding:
+    from ..graph.blas import installed
+
+    name, direct = installed()
+    if direct:
+        return Finding("ok", "training", f"our own pass, products by {name}")
+    return Finding(
+        "note",
+        "training",
+        f"our own pass, products by {name} through NumPy",
+        "NumPy with OpenBLAS is some percent faster",
+    )
 
 
 def _gpu() -> Finding:
