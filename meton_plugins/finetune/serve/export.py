@@ -126,7 +126,6 @@ def _alone(home: Home, run: Run) -> Iterator[Path]:
             leftover.unlink(missing_ok=True)
         yield folder
     except OSError as error:
-        # NumPy says "100 requested and 20 written" where the disk is full.
         reason = error.strerror or "the disk is full"
         raise FinetuneError(f"Writing to {folder} failed ({reason}): make room, then type the same again.") from error
     finally:
