@@ -76,7 +76,7 @@ def merge_case(size: str, kind: str, rounds: int) -> dict[str, Any]:
             out.unlink()
     ours, numpy = (middle(runs) for runs in found.values())
     return {
-        **facts(size), "base": kind, "ours": ours, "numpy": numpy,
+        **facts(size), "base": kind, "rounds": rounds, "ours": ours, "numpy": numpy,
         "times_faster": round(numpy["seconds"] / ours["seconds"], 2),
     }  # fmt: skip
 
@@ -93,7 +93,7 @@ def quantize_case(size: str, target: str, rounds: int) -> dict[str, Any]:
             list(child)  # raises where it failed
         runs.append({"seconds": time.perf_counter() - began, **memory})
         out.unlink()
-    return {**facts(size), "to": target, "ours": middle(runs)}
+    return {**facts(size), "to": target, "rounds": rounds, "ours": middle(runs)}
 
 
 def facts(size: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ModelError
+
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
@@ -110,7 +112,7 @@ class Header:
             while left:
                 done = os.preadv(handle, [left], at)
                 if not done:
-                    raise EOFError(f"{self.path} ends within {tensor.name}")
+                    raise ModelError(f"{self.path} became shorter while it was read: copy it again.")
                 left, at = left[done:], at + done
         finally:
             os.close(handle)
