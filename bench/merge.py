@@ -5,12 +5,13 @@
 The plain merge reads the base with gguf, dequantizes, adds and halves one whole tensor after the other, and writes when
 it has all of them: what one writes who does not think of memory. Each merge runs in a process of its own, ours and the
 plain one in turn, over the same files, and ends when its file is safe on the disk. The kind is the base's; quantizing
-starts from F16, so it is measured once a size, for each type. Writes bench/results/merge.json and bench/merge.md.
+starts from F16, and its rival is the library's own way. Writes bench/results/merge.json and bench/merge.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes as C
 import json
 import os
 import resource
@@ -26,7 +27,10 @@ from merge_bases import ROOT, SIZES, make_adapter, make_base
 
 sys.path[:0] = [str(ROOT)]
 
+from meton_plugins.finetune.engine.file_types import FILE_TYPES  # noqa: E402
 from meton_plugins.finetune.engine.jobs import threads  # noqa: E402
+from meton_plugins.finetune.engine.library import Library  # noqa: E402
+from meton_plugins.finetune.engine.package import installed  # noqa: E402
 from meton_plugins.finetune.engine.process import Child  # noqa: E402
 
 FILES: Final = Path(os.environ.get("MERGE_BENCH_FILES", ROOT / ".cache" / "bench" / "merge"))
@@ -49,7 +53,10 @@ def main() -> None:
     parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        print(json.dumps(work(options.work, *options.paths)))
+        if options.work in FILE_TYPES:
+            by_the_library(options.work, *options.paths)
+        else:
+            print(json.dumps(work(options.work, *options.paths)))
         return
     FILES.mkdir(parents=True, exist_ok=True)
     for size in options.sizes.split(","):
@@ -82,18 +89,36 @@ def merge_case(size: str, kind: str, rounds: int) -> dict[str, Any]:
 
 
 def quantize_case(size: str, target: str, rounds: int) -> dict[str, Any]:
-    """The engine's quantizing of one F16 base."""
+    """Ours, in its child process, and the library's own, in turn, from one F16 base."""
     base, out = make_base(FILES / f"{size}-f16.gguf", SIZES[size], "f16"), FILES / "out.gguf"
-    runs = []
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "library": []}
     for _ in range(rounds):
-        began = time.perf_counter()
-        job = {"kind": "quantize", "source": str(base), "target": str(out), "type": target, "threads": threads()}
-        with Child(job) as child:
-            memory = watch(child.process)
-            list(child)  # raises where it failed
-        runs.append({"seconds": time.perf_counter() - began, **memory})
-        out.unlink()
-    return {**facts(size), "to": target, "rounds": rounds, "ours": middle(runs)}
+        for method, runs in found.items():
+            began = time.perf_counter()
+            if method == "ours":
+                job = {"kind": "quantize", "source": str(base), "target": str(out), "type": target}
+                with Child({**job, "threads": threads()}) as child:
+                    memory = watch(child.process)
+                    list(child)  # raises where it failed
+            else:
+                command = [sys.executable, __file__, "--work", target, str(base), str(out)]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                    memory = watch(process)
+                if process.returncode:
+                    raise SystemExit(f"llama_model_quantize to {target} failed")
+            runs.append({"seconds": time.perf_counter() - began, **memory})
+            out.unlink()
+    ours, library = (middle(runs) for runs in found.values())
+    return {**facts(size), "to": target, "rounds": rounds, "ours": ours, "library": library}
+
+
+def by_the_library(kind: str, source: Path, target: Path) -> None:
+    """In a process of its own: `llama_model_quantize`."""
+    library = Library(installed())
+    params = library.llama_model_quantize_default_params()
+    params.ftype, params.nthread = FILE_TYPES[kind], threads()
+    if library.llama_model_quantize(str(source).encode(), str(target).encode(), C.byref(params)):
+        raise SystemExit(library.complaint)
 
 
 def facts(size: str) -> dict[str, Any]:
@@ -105,7 +130,7 @@ def facts(size: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def watch(process: subprocess.Popen[str]) -> dict[str, float]:
+def watch(process: subprocess.Popen[Any]) -> dict[str, float]:
     """Wait until `process` ends; the most MB that it held, and of these the most that are no pages of a file."""
     peak, anonymous = 0.0, 0.0
     while process.poll() is None:
@@ -157,6 +182,48 @@ def keep(part: str, row: dict[str, Any]) -> None:
 
 def write_table() -> None:
     """bench/merge.md."""
+    found = record.get("merge")
+    machine = found["machine"]
+    lines = [
+        "# Merge and quantize",
+        "",
+        f"`make bench-merge`, on {machine['cores']} cores of {machine['cpu']} ({' '.join(machine['flags'])}), "
+        f"{machine['memory_gb']} GB, Python {machine['python']}. Random qwen3-shaped bases with a vocabulary of 152k, "
+        "LoRA of rank 16 on all projections. The cores are shared with other work: read the ratios and the CPU "
+        "seconds, not the seconds.",
+        "",
+        f"Memory is the process's peak RSS (VmHWM), what it maps of files included. It may be {TIMES} × the largest "
+        f"tensor in F32 + {MORE_MB} MB. 380 M has the same largest tensor as 103 M and twelve times its layers.",
+        "",
+        "## Merge, against a plain one in NumPy without streaming (bench/merge_plain.py)",
+        "",
+        "| base | largest tensor, MB | may be, MB | ours, MB | NumPy, MB | ours, s (CPU) | NumPy, s (CPU) | faster "
+        "| rounds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in found.get("merge", []):
+        ours, numpy = row["ours"], row["numpy"]
+        lines.append(
+            f"| {row['parameters_m']} M {row['base'].upper()} | {row['largest_f32_mb']} | {row['bound_mb']} "
+            f"| **{ours['peak_rss_mb']}** | {numpy['peak_rss_mb']} | {ours['seconds']} ({ours['cpu_seconds']}) "
+            f"| {numpy['seconds']} ({numpy['cpu_seconds']}) | **{row['times_faster']} ×** | {row['rounds']} |"
+        )
+    lines += [
+        "",
+        "## Quantize, from F16, against `llama_model_quantize` alone",
+        "",
+        "| base to | may be, MB | ours, MB | of these no file's pages | library, MB | of these no file's pages "
+        "| ours, s | library, s | rounds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in found.get("quantize", []):
+        ours, library = row["ours"], row["library"]
+        lines.append(
+            f"| {row['parameters_m']} M {row['to'].upper()} | {row['bound_mb']} | **{ours['peak_rss_mb']}** "
+            f"| {ours['peak_anonymous_mb']} | {library['peak_rss_mb']} | {library['peak_anonymous_mb']} "
+            f"| {ours['seconds']} | {library['seconds']} | {row['rounds']} |"
+        )
+    (ROOT / "bench" / "merge.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
