@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,14 @@ MOST_THREADS: Final = 8
 #: The largest number that F16 holds.
 F16_MAX: Final = 65504.0
 
-Delta = tuple[Numbers, Numbers, float]
+
+class Delta(NamedTuple):
+    """What an adapter adds to a matrix: scale · B·A. The factors stay in the file until their turn."""
+
+    lora: Header
+    a: TensorInfo
+    b: TensorInfo
+    scale: float
 
 
 def merge(base: Path, adapter: Path, out: Path, progress: Progress | None = None) -> int:
@@ -65,10 +72,10 @@ def _deltas(lora: Header, source: Header) -> dict[str, Delta]:
         weight = name.removesuffix(".lora_a")
         if weight not in shapes or f"{weight}.lora_b" not in parts:
             raise ModelError(f"{adapter.name} does not fit this base: {weight} has no partner.")
-        a, b = (floats(lora, tensor, range(tensor.rows)) for tensor in (parts[name], parts[f"{weight}.lora_b"]))
-        if shapes[weight] != (a.shape[1], b.shape[0]) or a.shape[0] != b.shape[1]:
+        a, b = parts[name], parts[f"{weight}.lora_b"]
+        if shapes[weight] != (a.shape[0], b.shape[-1]) or a.shape[1:] != b.shape[:1]:
             raise ModelError(f"{adapter.name} does not fit this base: {weight} has another shape.")
-        deltas[weight] = (a, b, float(alpha) / a.shape[0])
+        deltas[weight] = Delta(lora, a, b, float(alpha) / a.shape[1])
     return deltas
 
 
@@ -103,10 +110,9 @@ def _jobs(source: Header, tensor: TensorInfo, delta: Delta | None) -> Iterator[t
     for first in range(0, tensor.rows, BLOCK_ROWS):
         last, added = min(first + BLOCK_ROWS, tensor.rows), None
         if delta is not None:
-            a, b, scale = delta
             # For many rows at once and by one thread: BLAS has threads of its own, which would wait for each other.
-            added = b[first:last] @ a
-            added *= np.float32(scale)
+            added = floats(delta.lora, delta.b, range(first, last)) @ floats(delta.lora, delta.a, range(delta.a.rows))
+            added *= np.float32(delta.scale)
         for start in range(first, last, step):
             block = range(start, min(start + step, last))
             part = None if added is None else added[start - first : block.stop - first]
