@@ -229,4 +229,5 @@ FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
     "ggml_opt_result_loss": (None, [_p, _double, _double]),
     "llama_model_quantize_default_params": (QuantizeParams, []),
     "llama_model_quantize": (_u32, [_str, _str, C.POINTER(QuantizeParams)]),
+    "ggml_quantize_chunk": (_size, [_enum, _p, _p, _i64, _i64, _i64, _p]),
 }

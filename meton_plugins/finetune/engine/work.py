@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import ctypes as C
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,22 +16,19 @@ from ..gguf.inspect import inspect
 from ..gguf.rows import Row, build_rows
 from ..gguf.tiny import make_tiny
 from .adamw import AdamW
-from .file_types import FILE_TYPES
 from .generate import adapter_of, generate, pace
 from .gpu import look
 from .gradient import Adapter, RowTrainer
 from .library import Library
 from .model import Decoder, Model
 from .probe import lengths, probe
+from .quantize import quantize
 from .trainer import read_chats, train, with_system
 
 __all__ = ["JOBS"]
 
 Emit = Callable[..., None]
 Wanted = Callable[[], "str | None"]
-
-#: `[  12/ 291] blk.0...` in the library's log while it quantizes.
-_TENSOR_LINE: Final = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
 
 
 def count(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
@@ -106,22 +101,6 @@ def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
                 emit("progress", done=done, total=len(rows))
     total = sum(nats for nats, _ in found.values())
     emit("result", loss=total / sum(tokens for _, tokens in found.values()), rows=len(rows), each=found)
-
-
-def quantize(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Write the F16 file `source` as `target` in another type."""
-    params = library.llama_model_quantize_default_params()
-    params.ftype, params.nthread = FILE_TYPES[job["type"]], job["threads"]
-
-    def listen(line: str) -> None:
-        found = _TENSOR_LINE.match(line)
-        if found:
-            emit("progress", done=int(found[1]), total=int(found[2]))
-
-    library.listen(listen)
-    if library.llama_model_quantize(job["source"].encode(), job["target"].encode(), C.byref(params)):
-        raise EngineError(f"The engine could not quantize to {job['type']} ({library.complaint}): is the disk full?")
-    emit("result")
 
 
 def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import ModelError
-from .full_disk import plain_errors
+from .header import ALIGNMENT, make_header
 from .inspect import open_gguf
 
 __all__ = ["tidy"]
@@ -20,23 +18,18 @@ def tidy(source: Path, target: Path) -> None:
     programs refuse as misshapen. Tensors are written in the order of their names: the library's own order is that of a
     hash table, which is another one after a resume. Reading the file also proves that it is whole.
     """
-    import gguf
-
-    reader = open_gguf(source)
-    architecture = reader.get_field("general.architecture")
-    if architecture is None or not reader.tensors:
+    header = open_gguf(source)
+    architecture = header.entries.get("general.architecture")
+    if architecture is None or not header.tensors:
         raise ModelError(f"{source.name} is not a whole adapter.")
-    writer = gguf.GGUFWriter(target, str(architecture.contents()))
-    try:
-        for key, field in reader.fields.items():
-            if not key.startswith("GGUF.") and key != "general.architecture":
-                writer.add_key_value(key, field.contents(), field.types[0])
-        for tensor in sorted(reader.tensors, key=lambda tensor: tensor.name):
-            if ".bias.lora_" not in tensor.name:
-                writer.add_tensor(tensor.name, np.array(tensor.data))
-        with plain_errors(target):
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-    finally:
-        writer.close()
+    tensors = sorted((t for t in header.tensors if ".bias.lora_" not in t.name), key=lambda tensor: tensor.name)
+    entries = [architecture, *(entry for entry in header.entries.values() if entry != architecture)]
+    head, _ = make_header(
+        (header.raw(entry) for entry in entries),
+        ((tensor.name, tensor.shape, tensor.tensor_type, tensor.n_bytes) for tensor in tensors),
+    )
+    with target.open("wb") as file:
+        file.write(head)
+        for tensor in tensors:
+            file.write(header.numbers(tensor).data)
+            file.write(bytes(-tensor.n_bytes % ALIGNMENT))

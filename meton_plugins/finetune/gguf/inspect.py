@@ -7,12 +7,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from ..errors import ModelError
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
+from .header import Header, read_header
 
 __all__ = [
     "ARCHITECTURES",
@@ -60,10 +58,8 @@ class GgufInfo:
     splits: int = 1
 
 
-def open_gguf(path: Path) -> GGUFReader:
-    """A reader over `path` (memory-mapped); ModelError where it is missing, not GGUF, or cut short."""
-    from gguf import GGUFReader
-
+def open_gguf(path: Path) -> Header:
+    """The header of `path`; ModelError where it is missing, not GGUF, or cut short."""
     if not path.is_file():
         raise ModelError(f"There is no file {path}: give the path of a GGUF file or the name of an Ollama model.")
     try:
@@ -76,62 +72,51 @@ def open_gguf(path: Path) -> GGUFReader:
     if start != b"GGUF":
         raise ModelError(f"{path} is not a GGUF file: give a model in GGUF format.")
     try:
-        reader = GGUFReader(path)
-    except Exception as error:  # gguf raises whatever NumPy said about the bytes that are not there
+        return read_header(path)
+    except Exception as error:  # whatever Python says of bytes that are not there or mean nothing
         raise ModelError(f"{path} is cut short or damaged: download or copy it again.") from error
-    size = path.stat().st_size
-    for tensor in reader.tensors:
-        if int(tensor.data_offset) + int(tensor.n_bytes) > size:
-            raise ModelError(f"{path} is cut short (tensor {tensor.name} ends past the file): copy it again.")
-    return reader
-
-
-def _value(reader: GGUFReader, key: str, default: Any = None) -> Any:
-    field_ = reader.get_field(key)
-    return default if field_ is None else field_.contents()
 
 
 def inspect(path: Path) -> GgufInfo:
     """Read the header of `path`; ModelError where that fails."""
-    reader = open_gguf(path)
+    header = open_gguf(path)
     try:
-        return _facts(path, reader)
+        return _facts(header)
     except (ValueError, TypeError, IndexError) as error:  # a text that is no UTF-8, a word where a number belongs
         raise ModelError(f"{path} is damaged: download or copy it again.") from error
 
 
-def _facts(path: Path, reader: GGUFReader) -> GgufInfo:
-    architecture = str(_value(reader, "general.architecture", ""))
+def _facts(header: Header) -> GgufInfo:
+    path, value = header.path, header.value
+    architecture = str(value("general.architecture", ""))
     types: dict[str, int] = {}
-    parameters = 0
-    for tensor in reader.tensors:
+    for tensor in header.tensors:
         types[tensor.tensor_type.name] = types.get(tensor.tensor_type.name, 0) + 1
-        parameters += int(tensor.n_elements)
-    tokens = reader.get_field("tokenizer.ggml.tokens")
+    vocabulary = header.length("tokenizer.ggml.tokens")
 
     def token(key: str) -> str:
-        number = _value(reader, key)
-        if tokens is None or number is None or not 0 <= int(number) < len(tokens.data):
+        number = value(key)
+        if number is None or not 0 <= int(number) < vocabulary:
             return ""
-        return bytes(tokens.parts[tokens.data[int(number)]]).decode("utf-8", "replace")
+        return header.text("tokenizer.ggml.tokens", int(number)).decode("utf-8", "replace")
 
     return GgufInfo(
         path=path,
         size=path.stat().st_size,
-        kind=str(_value(reader, "general.type", "model")),
+        kind=str(value("general.type", "model")),
         architecture=architecture,
-        name=str(_value(reader, "general.name", path.stem)),
-        parameters=parameters,
-        layers=int(_value(reader, f"{architecture}.block_count", 0)),
-        context_length=int(_value(reader, f"{architecture}.context_length", 0)),
-        vocabulary=0 if tokens is None else len(tokens.data),
-        tokenizer=str(_value(reader, "tokenizer.ggml.model", "")),
-        chat_template=_value(reader, "tokenizer.chat_template"),
+        name=str(value("general.name", path.stem)),
+        parameters=sum(tensor.n_elements for tensor in header.tensors),
+        layers=int(value(f"{architecture}.block_count", 0)),
+        context_length=int(value(f"{architecture}.context_length", 0)),
+        vocabulary=vocabulary,
+        tokenizer=str(value("tokenizer.ggml.model", "")),
+        chat_template=value("tokenizer.chat_template"),
         bos=token("tokenizer.ggml.bos_token_id"),
         eos=token("tokenizer.ggml.eos_token_id"),
         types=types,
-        foreign=tuple(t.name for t in reader.tensors if FOREIGN_TENSORS.match(t.name)),
-        splits=int(_value(reader, "split.count", 1) or 1),
+        foreign=tuple(t.name for t in header.tensors if FOREIGN_TENSORS.match(t.name)),
+        splits=int(value("split.count", 1) or 1),
     )
 
 

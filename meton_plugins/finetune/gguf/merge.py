@@ -1,31 +1,39 @@
-"""Write a GGUF anew in F16, tensor by tensor: with an adapter merged in, or as a working copy of a BF16 base."""
+"""Write a GGUF anew in F16: with an adapter merged in, or as a working copy of a BF16 base."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from ..paths import replacing_path
-from .full_disk import plain_errors
+from ..paths import replacing
+from .header import Header, TensorInfo, number_entry
 from .inspect import open_gguf
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader, GGUFWriter, ReaderTensor
+from .stream import BLOCK_NUMBERS, Block, Job, Numbers, Progress, floats, write_gguf
 
 __all__ = ["f16_copy", "merge"]
 
-#: Rows dequantized at a time: 64 MB of F32 at a row of 4,096.
+#: Rows that the adapter's part is computed for at a time: 64 MB at a row of 4,096.
 BLOCK_ROWS: Final = 4096
+#: Threads at most: each holds a block, and the disk sets the pace long before.
+MOST_THREADS: Final = 8
 #: The largest number that F16 holds.
 F16_MAX: Final = 65504.0
 
-Progress = Callable[[int, int], None]
-Delta = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]
+
+class Delta(NamedTuple):
+    """What an adapter adds to a matrix: scale · B·A. The factors stay in the file until their turn."""
+
+    lora: Header
+    a: TensorInfo
+    b: TensorInfo
+    scale: float
 
 
 def merge(base: Path, adapter: Path, out: Path, progress: Progress | None = None) -> int:
@@ -36,11 +44,11 @@ def merge(base: Path, adapter: Path, out: Path, progress: Progress | None = None
     """
     lora = open_gguf(adapter)
     source = open_gguf(base)
-    if _text(lora, "general.type") != "adapter" or _text(lora, "adapter.type") != "lora":
+    if lora.value("general.type") != "adapter" or lora.value("adapter.type") != "lora":
         raise ModelError(f"{adapter.name} is not a LoRA adapter.")
-    if _text(lora, "general.architecture") != _text(source, "general.architecture"):
+    if lora.value("general.architecture") != source.value("general.architecture"):
         raise ModelError(f"{adapter.name} was trained on another architecture than {base.name}: name its own base.")
-    deltas = _deltas(lora, source, adapter)
+    deltas = _deltas(lora, source)
     _rewrite(source, out, deltas, progress)
     return len(deltas)
 
@@ -50,18 +58,13 @@ def f16_copy(base: Path, out: Path, progress: Progress | None = None) -> None:
     _rewrite(open_gguf(base), out, {}, progress)
 
 
-def _text(reader: GGUFReader, key: str) -> str:
-    found = reader.get_field(key)
-    return "" if found is None else str(found.contents())
-
-
-def _deltas(lora: GGUFReader, source: GGUFReader, adapter: Path) -> dict[str, Delta]:
-    alpha_field = lora.get_field("adapter.lora.alpha")
-    if alpha_field is None:
+def _deltas(lora: Header, source: Header) -> dict[str, Delta]:
+    adapter = lora.path
+    alpha = lora.value("adapter.lora.alpha")
+    if alpha is None:
         raise ModelError(f"{adapter.name} does not say its alpha.")
-    alpha = float(alpha_field.contents())
     parts = {t.name: t for t in lora.tensors}
-    shapes = {t.name: tuple(int(n) for n in t.shape) for t in source.tensors}
+    shapes = {t.name: t.shape for t in source.tensors}
     deltas: dict[str, Delta] = {}
     for name in parts:
         if not name.endswith(".lora_a"):
@@ -69,83 +72,61 @@ def _deltas(lora: GGUFReader, source: GGUFReader, adapter: Path) -> dict[str, De
         weight = name.removesuffix(".lora_a")
         if weight not in shapes or f"{weight}.lora_b" not in parts:
             raise ModelError(f"{adapter.name} does not fit this base: {weight} has no partner.")
-        a, b = _f32(parts[name]), _f32(parts[f"{weight}.lora_b"])
-        if shapes[weight] != (a.shape[1], b.shape[0]) or a.shape[0] != b.shape[1]:
+        a, b = parts[name], parts[f"{weight}.lora_b"]
+        if shapes[weight] != (a.shape[0], b.shape[-1]) or a.shape[1:] != b.shape[:1]:
             raise ModelError(f"{adapter.name} does not fit this base: {weight} has another shape.")
-        deltas[weight] = (a, b, alpha / a.shape[0])
+        deltas[weight] = Delta(lora, a, b, float(alpha) / a.shape[1])
     return deltas
 
 
-def _f32(tensor: ReaderTensor) -> npt.NDArray[np.float32]:
-    from gguf.quants import dequantize
+def _rewrite(source: Header, out: Path, deltas: dict[str, Delta], progress: Progress | None) -> None:
+    from gguf import GGMLQuantizationType as Kind
 
-    shape = tuple(int(n) for n in reversed(tensor.shape))
-    return np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32).reshape(shape)
-
-
-def _rewrite(source: GGUFReader, out: Path, deltas: dict[str, Delta], progress: Progress | None) -> None:
-    from gguf import GGMLQuantizationType, GGUFWriter
-
-    architecture = _text(source, "general.architecture")
-    with plain_errors(out), replacing_path(out) as temporary:
-        writer = GGUFWriter(temporary, architecture)
-        _copy_metadata(source, writer)
-        halves = {t.name: len(t.shape) > 1 for t in source.tensors}
-        for tensor in source.tensors:
-            shape = tuple(int(n) for n in reversed(tensor.shape))
-            if halves[tensor.name]:
-                size = 2 * int(tensor.n_elements)
-                writer.add_tensor_info(tensor.name, shape, np.dtype(np.float16), size, GGMLQuantizationType.F16)
-            else:
-                size = 4 * int(tensor.n_elements)
-                writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), size, GGMLQuantizationType.F32)
-        try:
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for done, tensor in enumerate(source.tensors, 1):
-                if halves[tensor.name]:
-                    writer.write_tensor_data(_halved(tensor, deltas.get(tensor.name)))
-                else:
-                    writer.write_tensor_data(_f32(tensor))
-                if progress:
-                    progress(done, len(source.tensors))
-        finally:
-            writer.close()
+    tensors = [(tensor, Kind.F16 if len(tensor.shape) > 1 else Kind.F32) for tensor in source.tensors]
+    workers = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    with replacing(out) as file:
+        write_gguf(
+            file,
+            _entries(source),
+            tensors,
+            lambda tensor, _: _jobs(source, tensor, deltas.get(tensor.name)),
+            workers,
+            progress,
+        )
 
 
-def _copy_metadata(source: GGUFReader, writer: GGUFWriter) -> None:
+def _entries(source: Header) -> Iterator[bytes]:
     """Everything that the base says of itself, as it says it; only the file type becomes F16."""
-    from gguf import GGUFValueType
-
-    for key, entry in source.fields.items():
-        # The writer adds its own header and architecture; type and alignment of the file are no longer the base's.
-        if key.startswith("GGUF.") or key in ("general.architecture", "general.file_type", "general.alignment"):
-            continue
-        value: Any = entry.contents()
-        kind = entry.types[0]
-        inner = entry.types[-1] if kind == GGUFValueType.ARRAY else None
-        if kind == GGUFValueType.ARRAY and len(value) == 0:
-            continue  # the format cannot say what an empty array would hold
-        writer.add_key_value(key, value, kind, inner)
-    writer.add_file_type(1)
+    yield source.raw(source.entries["general.architecture"])
+    for key, entry in source.entries.items():
+        # The alignment of the file is no longer the base's; the format cannot say what an empty array would hold.
+        if key not in ("general.architecture", "general.file_type", "general.alignment") and entry.length != 0:
+            yield source.raw(entry)
+    yield number_entry("general.file_type", 1)
 
 
-def _halved(tensor: ReaderTensor, delta: Delta | None) -> npt.NDArray[np.float16]:
-    """The matrix in F16 with `delta` added; only BLOCK_ROWS rows exist in F32 at a time."""
-    from gguf.quants import dequantize
-
-    shape = tuple(int(n) for n in reversed(tensor.shape))
-    flat = tensor.data.reshape(-1, tensor.data.shape[-1])
-    half = np.empty(shape, dtype=np.float16)
-    target = half.reshape(-1, shape[-1])
-    for start in range(0, len(target), BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, len(target))
-        block = np.array(dequantize(flat[start:stop], tensor.tensor_type), dtype=np.float32).reshape(-1, shape[-1])
+def _jobs(source: Header, tensor: TensorInfo, delta: Delta | None) -> Iterator[tuple[Block, Job]]:
+    step = max(1, BLOCK_NUMBERS // tensor.shape[0])
+    for first in range(0, tensor.rows, BLOCK_ROWS):
+        last, added = min(first + BLOCK_ROWS, tensor.rows), None
         if delta is not None:
-            a, b, scale = delta
-            block += np.float32(scale) * (b[start:stop] @ a)
-        if not np.isfinite(block).all() or np.abs(block).max(initial=0) > F16_MAX:
-            raise ModelError(f"{tensor.name} holds numbers that F16 cannot: train again with a lower learning rate.")
-        target[start:stop] = block
-    return half
+            # For many rows at once and by one thread: BLAS has threads of its own, which would wait for each other.
+            added = floats(delta.lora, delta.b, range(first, last)) @ floats(delta.lora, delta.a, range(delta.a.rows))
+            added *= np.float32(delta.scale)
+        for start in range(first, last, step):
+            block = range(start, min(start + step, last))
+            part = None if added is None else added[start - first : block.stop - first]
+            yield block, partial(_halved, source, tensor, block, part)
+
+
+def _halved(source: Header, tensor: TensorInfo, block: Block, added: Numbers | None) -> npt.NDArray[Any]:
+    """Rows of a matrix in F16 with `added` to them; a vector in F32, as it is."""
+    rows = floats(source, tensor, block)
+    if len(tensor.shape) == 1:
+        return rows
+    if added is not None:
+        rows += added
+    # Nothing compares with what is no number.
+    if not (rows.max() <= F16_MAX and rows.min() >= -F16_MAX):
+        raise ModelError(f"{tensor.name} holds numbers that F16 cannot: train again with a lower learning rate.")
+    return rows.astype(np.float16)

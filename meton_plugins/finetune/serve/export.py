@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import errno
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +12,8 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from ..engine.jobs import check_quantization, quantize
-from ..errors import BusyError, FinetuneError, ModelError, UsageError
-from ..gguf.inspect import fingerprint, open_gguf
+from ..errors import BusyError, FinetuneError, UsageError
+from ..gguf.inspect import fingerprint
 from ..gguf.merge import merge
 from ..paths import Home, private_dir, replacing_path, write_json
 from ..train.runs import Run
@@ -96,7 +94,6 @@ def _write(
         path = half.with_name(f"{made.run}-{quant}.gguf")
         if quant != "f16":
             quantize(half, path, quant, _stage(tell, f"quantizing to {quant}"))
-            _check_whole(path)
         sha = fingerprint(path, _stage(tell, f"hashing {quant}"))
         made.files.append(ExportedFile(quant=quant, path=str(path), sha256=sha, bytes=path.stat().st_size))
         save()
@@ -126,7 +123,6 @@ def _alone(home: Home, run: Run) -> Iterator[Path]:
             leftover.unlink(missing_ok=True)
         yield folder
     except OSError as error:
-        # NumPy says "100 requested and 20 written" where the disk is full.
         reason = error.strerror or "the disk is full"
         raise FinetuneError(f"Writing to {folder} failed ({reason}): make room, then type the same again.") from error
     finally:
@@ -154,15 +150,6 @@ def _remove(folder: Path, stale: Export) -> None:
     (folder / "export.json").unlink()
     for file in stale.files:
         (folder / Path(file.path).name).unlink(missing_ok=True)
-
-
-def _check_whole(path: Path) -> None:
-    """The engine says that all went well also where the disk was full and the file ends in the middle."""
-    try:
-        open_gguf(path)
-    except ModelError as error:
-        path.unlink()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def _check_room(folder: Path, parameters: int, quants: Sequence[str]) -> None:

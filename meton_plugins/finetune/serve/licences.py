@@ -90,7 +90,6 @@ def reminder(text: str, key: str = "") -> str | None:
 
 def said_in(gguf: Path) -> str:
     """What a GGUF calls its licence: `general.license`, or its name where that is `other`; empty where it is silent."""
-    reader = open_gguf(gguf)
-    said = [reader.get_field(f"general.license{part}") for part in ("", ".name")]
-    names = [str(field.contents()) for field in said if field is not None]
-    return next((name for name in names if name.lower() != "other"), "")
+    header = open_gguf(gguf)
+    names = [str(header.value(f"general.license{part}", "")) for part in ("", ".name")]
+    return next((name for name in names if name and name.lower() != "other"), "")

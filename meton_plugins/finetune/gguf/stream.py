@@ -1,0 +1,84 @@
+"""Write a GGUF block by block, in several threads: a few blocks are in memory, however large model and tensors are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import pwrite
+from typing import IO, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .header import Header, TensorInfo, make_header
+
+__all__ = ["BLOCK_NUMBERS", "Block", "Job", "Numbers", "Progress", "floats", "write_gguf"]
+
+#: Numbers of a block, unless a row has more: what is made of them on the way stays in the processor's caches.
+BLOCK_NUMBERS: Final = 1 << 17
+
+#: Some rows of a matrix.
+Block = range
+Numbers = npt.NDArray[np.float32]
+#: Makes the bytes of a block, in any thread.
+Job = Callable[[], npt.NDArray[Any]]
+#: progress(tensors_done, tensors_total)
+Progress = Callable[[int, int], None]
+
+
+def write_gguf(
+    file: IO[bytes],
+    entries: Iterable[bytes],
+    tensors: Sequence[tuple[TensorInfo, int]],
+    jobs: Callable[[TensorInfo, int], Iterator[tuple[Block, Job]]],
+    workers: int,
+    progress: Progress | None = None,
+) -> None:
+    """Write `entries` and `tensors`, each with the number of its new type, to the empty `file`.
+
+    `jobs(tensor, type)` gives its blocks in order, and what makes each; it is asked one block after the other.
+    """
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    sizes = {kind: GGML_QUANT_SIZES[GGMLQuantizationType(kind)] for _, kind in tensors}
+    rows = [tensor.shape[0] // sizes[kind][0] * sizes[kind][1] for tensor, kind in tensors]
+    head, offsets = make_header(
+        entries, ((t.name, t.shape, kind, row * t.rows) for (t, kind), row in zip(tensors, rows, strict=True))
+    )
+    with ThreadPoolExecutor(workers) as pool:
+        file.write(head)
+        file.truncate(len(head) + offsets[-1])
+        handle = file.fileno()
+
+        def write(job: Job, at: int) -> None:
+            left = job().data.cast("B")
+            while left:
+                done = pwrite(handle, left, at)
+                left, at = left[done:], at + done
+
+        begun: deque[tuple[int, Future[None]]] = deque()
+
+        def finish() -> None:
+            ended, block = begun.popleft()
+            block.result()
+            if ended and progress:
+                progress(ended, len(tensors))
+
+        for number, (tensor, kind) in enumerate(tensors, 1):
+            for block, job in jobs(tensor, kind):
+                at = len(head) + offsets[number - 1] + block.start * rows[number - 1]
+                begun.append((number if block.stop == tensor.rows else 0, pool.submit(write, job, at)))
+                # As many wait as are worked on: a whole model of them would fill the memory.
+                if len(begun) > 2 * workers:
+                    finish()
+        while begun:
+            finish()
+
+
+def floats(source: Header, tensor: TensorInfo, block: Block) -> Numbers:
+    """The numbers of some rows, in F32."""
+    from gguf.quants import dequantize
+
+    read = source.numbers(tensor, block.start, block.stop)
+    return np.asarray(dequantize(read, tensor.tensor_type), dtype=np.float32)
