@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "memory", "size"]
+__all__ = ["duration", "many", "memory", "size"]
 
 
 def duration(seconds: float | None) -> str:
@@ -13,6 +13,11 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def many(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def memory(megabytes: float | None) -> str:

@@ -16,8 +16,9 @@ from ..errors import EngineError, FinetuneError, NotFound
 from ..paths import Home
 from ..settings import GateSettings
 from ..train.diagnosis import diagnose
-from ..train.finding import Finding, loss, times
+from ..train.finding import Finding, loss
 from ..train.runs import Run, find_run
+from ..units import many
 from . import loading, served, symptoms
 from .canary import QUESTIONS, canary
 from .contender import Chat, Contender, base_of, tuned_of
@@ -284,13 +285,13 @@ def _good(signs: Signs | None, serving: Serving, wrong: set[str]) -> list[str]:
     good = []
     if signs is not None and "gibberish" not in wrong:
         if signs.new is not None and signs.base is not None and signs.new < signs.base * (1 - symptoms.HARDLY):
-            what = times(signs.judged, f"{signs.side} answer")
+            what = many(signs.judged, f"{signs.side} answer")
             good.append(f"Its loss on {what} is {loss(signs.new)}, its base's {loss(signs.base)}.")
         if signs.replies and (ended := sum(reply.ended for reply in signs.replies)) == len(signs.replies):
-            good.append(f"{'All' if ended > 1 else 'The'} {times(ended, 'answer')} came to an end.")
+            good.append(f"{'All' if ended > 1 else 'The'} {many(ended, 'answer')} came to an end.")
         if signs.canary is not None and "forgets" not in wrong:
             before, after, count = signs.canary
-            good.append(f"On {times(count, 'general question')} it is near its base: {loss(before)} → {loss(after)}.")
+            good.append(f"On {many(count, 'general question')} it is near its base: {loss(before)} → {loss(after)}.")
     if serving.listed and serving.refused is None and serving.speed is not None and "slow" not in wrong:
         good.append(f"It says {serving.speed:.0f} tokens a second through {serving.through}.")
     return good

@@ -13,7 +13,8 @@ from ..curate.duplicates import Said, compare
 from ..curate.manifest import FILES
 from ..curate.rows import PLAIN
 from ..settings import BuildSettings
-from .finding import Finding, times
+from ..units import many
+from .finding import Finding
 from .runs import Run
 
 __all__ = ["repeated"]
@@ -46,7 +47,7 @@ def repeated(run: Run) -> Finding | None:
     shown = question if len(question) <= SHOWN else f"{question[: SHOWN - 2]} …"
     return Finding(
         "duplicates", "note", "Duplicates",
-        f"{double} of {times(len(texts), 'example')} say what others say ({exact} word for word, {double - exact} "
+        f"{double} of {many(len(texts), 'example')} say what others say ({exact} word for word, {double - exact} "
         f"nearly); {shown!r} is there {most} times.",
         "/dataset duplicates shows them; /dataset build --deduplicate keeps one of each.",
         "many of its examples are duplicates",
