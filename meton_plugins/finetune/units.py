@@ -1,8 +1,8 @@
-"""Times and sizes as people read them."""
+"""Times, sizes and other values as people read them."""
 
 from __future__ import annotations
 
-__all__ = ["duration", "many", "memory", "size"]
+__all__ = ["duration", "many", "memory", "short", "size"]
 
 
 def duration(seconds: float | None) -> str:
@@ -25,6 +25,13 @@ def memory(megabytes: float | None) -> str:
     if megabytes is None:
         return ""
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def short(value: object) -> str:
+    """A value of any kind: `yes`, `0.1235`, `left as it is`; four digits of a number with a fraction."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size(number: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..units import many
+from ..units import many, short
 
 __all__ = ["clock", "told"]
 
@@ -79,10 +79,4 @@ def _why(event: Mapping[str, Any]) -> str:
 
 def _facts(event: Mapping[str, Any]) -> str:
     facts = {name: value for name, value in event.items() if name not in HIDDEN and value is not None}
-    return "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
-
-
-def _short(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "  ".join(f"{name} {short(value)}" for name, value in facts.items())
