@@ -25,7 +25,7 @@ from .contender import Chat, Contender, base_of, tuned_of
 from .gate import KEEPS_FORM
 from .heldout import by_example, heldout
 from .loading import Serving
-from .register import Registered, list_registered
+from .register import Registered, find_registered, list_registered
 from .reply import Reply, alike, digest
 from .subject import Subject, find_subject
 from .symptoms import Signs
@@ -124,15 +124,15 @@ def sifted(findings: Sequence[Finding]) -> list[Finding]:
 
 def _target(home: Home, text: str | None) -> tuple[Registered | None, Run | None]:
     """The registered model and the run that `text` names; of a run, the model that was made of it last."""
-    registered = list_registered(home)
     if text is not None and ":" in text:
-        made = next((made for made in reversed(registered) if text in (made.tag, made.alias)), None)
+        made = find_registered(home, text)
         if made is None:
             raise NotFound(f"There is no registered model {text}: see `/model-register list`.")
         run = Run(home.runs / str(made.notes.get("run")))
         return made, run if (run.folder / "run.json").is_file() else None
     run = find_run(home.runs, text)
-    return next((made for made in reversed(registered) if made.notes.get("run") == run.name), None), run
+    registered = reversed(list_registered(home))
+    return next((made for made in registered if made.notes.get("run") == run.name), None), run
 
 
 def _usable(subject: Subject, serving: Serving) -> Subject:

@@ -12,7 +12,7 @@ from ..paths import Home
 from .contender import Contender, base_of, tuned_of
 from .form_check import Speaker
 from .names import full_name
-from .register import list_registered
+from .register import find_registered
 from .subject import find_subject
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _engine(one: Contender, *, in_form: bool) -> Voice:
 
 def _in_form(home: Home, name: str) -> bool:
     """Whether the model was trained on a dataset in Meton's form; False for one that is none of ours."""
-    made = next((made for made in list_registered(home) if name in (made.tag, made.alias)), None)
+    made = find_registered(home, name)
     run = home.runs / str(made.notes.get("run") if made else name)
     try:
         return read_manifest(run / "dataset").settings.form == "meton"

@@ -31,7 +31,7 @@ from .gate import (
 )
 from .heldout import by_example, heldout
 from .names import full_name
-from .register import list_registered
+from .register import find_registered
 from .subject import Subject, template_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class _Trial(NamedTuple):
 
 def find_holder(home: Home, server: Server | None, name: str, subject: Subject) -> Holder:
     """The files of the model `name`: of a registered one its GGUF, of any other what `server` keeps."""
-    made = next((made for made in list_registered(home) if name in (made.tag, made.alias)), None)
+    made = find_registered(home, name)
     if made is not None and Path(made.gguf).is_file():
         run = Run(home.runs / str(made.notes.get("run")))
         if (run.folder / "run.json").is_file():
