@@ -266,7 +266,7 @@ def test_an_engine_that_fails_costs_no_file_and_the_next_export_measures(
         raise EngineError("The engine ended by itself.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("meton_plugins.finetune.serve.survival.pace", broken)
+        patch.setattr("meton_plugins.finetune.engine.jobs.pace", broken)
         said = typed("model --quant q8_0")
     assert "The engine ended by itself." in said
     assert (typed.folder / "one-q8_0.gguf").is_file()
@@ -280,7 +280,7 @@ def test_a_check_that_is_interrupted_leaves_whole_files(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("meton_plugins.finetune.serve.survival.pace", interrupted)
+        patch.setattr("meton_plugins.finetune.engine.jobs.pace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             export_model(bench.home, trained, ["q8_0"])
     folder = bench.home.models / "one"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..curate.manifest import read_manifest
-from ..engine.jobs import pace
 from ..errors import FinetuneError, NotFound, ServerError
 from ..paths import Home
 from .contender import Contender, base_of, tuned_of
@@ -77,8 +76,7 @@ def _served(server: Server, name: str, *, in_form: bool) -> Voice:
 
 def _engine(one: Contender, *, in_form: bool) -> Voice:
     def speaker(limit: int, progress: Progress) -> Speaker:
-        workers = pace(one.file, [[{"role": "user", "content": "Hello"}]], one.chat_template).threads
-        return one._replace(workers=workers).speaker(limit, progress=progress)
+        return one.paced([{"role": "user", "content": "Hello"}]).speaker(limit, progress=progress)
 
     return Voice(one.name, "the training engine", in_form, speaker)
 

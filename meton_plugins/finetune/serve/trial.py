@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..engine.jobs import Loss, pace
+from ..engine.jobs import Loss
 from ..errors import FinetuneError
 from ..gguf.inspect import fingerprint
 from ..library import Library
@@ -105,9 +105,8 @@ def run_trial(
     few = judged < settings.fewest
     if few and not whole:
         return made.model_copy(update={"lines": [_too_few(judged, settings)]})
-    # Where others work too, one thread may be far faster than all.
-    workers = pace(base.file, [[{"role": "user", "content": QUESTIONS[0]}]], base.chat_template).threads
-    base, tuned = base._replace(workers=workers), tuned_of(subject, name)._replace(workers=workers)
+    base = base.paced([{"role": "user", "content": QUESTIONS[0]}])
+    tuned = tuned_of(subject, name)._replace(workers=base.workers)
     lines: list[Line] = []
     if few:
         lines.append(_too_few(judged, settings))
