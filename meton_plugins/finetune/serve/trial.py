@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ..curate.rows import example_of
 from ..engine.jobs import Loss
 from ..errors import FinetuneError
 from ..gguf.inspect import fingerprint
@@ -99,7 +100,7 @@ def run_trial(
     ctx_size = subject.run.record.settings.ctx_size
     others = [holder.run] if holder and holder.run else []
     chats = heldout([subject.run, *others])
-    judged = len({each.partition("#")[0] for each, _ in chats})
+    judged = len({example_of(each) for each, _ in chats})
     base = base_of(subject)
     made = Gate(model=name, base=base.name, holder=holder.name if holder else None, heldout=judged, lines=[])
     few = judged < settings.fewest

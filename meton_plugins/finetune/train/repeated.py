@@ -11,7 +11,7 @@ from typing import Any, Final
 from .. import form
 from ..curate.duplicates import Said, compare
 from ..curate.manifest import FILES
-from ..curate.rows import PLAIN
+from ..curate.rows import PLAIN, example_of
 from ..settings import BuildSettings
 from ..units import many
 from .finding import Finding
@@ -70,7 +70,7 @@ def _texts(path: Path) -> list[Said]:
         if name.endswith(PLAIN):
             continue
         said = {message["role"]: message["content"] for message in row["messages"]}  # the last of each
-        whole = name.partition("#")[0]
+        whole = example_of(name)
         found[whole] = Said(whole, form.asked(said.get("user", "")), form.answer_of(said.get("assistant", "")))
     return list(found.values())
 
