@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from meton_plugins.finetune.settings import BuildSettings
 from meton_plugins.finetune.train.planner import Ingredients
 from meton_plugins.finetune.turn import Turn
 
-from .host import RecordingHost
+from .host import RecordingHost, User
 
 __all__ = ["SHORT", "Typed", "frozen", "rated"]
 
@@ -24,34 +23,13 @@ __all__ = ["SHORT", "Typed", "frozen", "rated"]
 SHORT = BuildSettings(form="plain", context_turns=0)
 
 
-class Typed:
-    """A host with the command. `answers` are the user's, to questions."""
+class Typed(User):
+    """A user of /finetune. `answers` are his to questions; `traits` of his host."""
 
-    def __init__(self, root: Path, *answers: bool) -> None:
+    def __init__(self, root: Path, *answers: bool | None, **traits: Any) -> None:
         self.home = Home(root)
-        self.host = RecordingHost(root, answers=answers)
-        self.command = make(self.host, self.home)
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        """Type `line` after /finetune; its output."""
-        self.host.clear()
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def refused(self, line: str, code: int = 1) -> str:
-        """The one sentence with which a line is refused."""
-        said = self(line, code)
-        assert said.startswith("✗ "), said
-        assert said.count("\n") == 1, said
-        return said.strip()
-
-    def json(self, line: str, code: int = 0) -> Any:
-        """What a line says, read as JSON."""
-        self.host.json = True
-        try:
-            return json.loads(self(line, code))
-        finally:
-            self.host.json = False
+        host = RecordingHost(root, answers=answers, **traits)
+        super().__init__(host, make(host, self.home))
 
     def ingredients(self, line: str) -> Ingredients:
         """What `start LINE` would make a run of; nothing is made."""

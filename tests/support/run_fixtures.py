@@ -11,7 +11,7 @@ import pytest
 
 from meton_plugins.finetune.engine.package import find
 from meton_plugins.finetune.gguf.tiny import make_tiny
-from meton_plugins.finetune.paths import Home, engine_dir, private_dir
+from meton_plugins.finetune.paths import Home, engine_dir, private_dir, queue_file
 from meton_plugins.finetune.train.runs import Run
 
 from .runs import Bench, Ingredients, end_workers, small_dataset
@@ -45,6 +45,7 @@ def bench(home: Path, engine: object, ingredients: Ingredients) -> Iterator[Benc
     templates.mkdir(parents=True)
     (templates / "bare.Modelfile").write_text("FROM .\n", encoding="utf-8")
     yield Bench(Home(home), ingredients.base, ingredients.dataset)
+    queue_file().unlink(missing_ok=True)  # first: who ends starts the next
     end_workers(home / "runs")
 
 
