@@ -30,6 +30,8 @@ from meton_plugins.finetune.turn import Turn
 SETTINGS = TrainSettings(
     epochs=6, save_steps=5, threads=1, template="bare", lora_rank=4, learning_rate=1e-3, patience=0
 )
+#: Datasets of one row an example, a dozen words each.
+SHORT = BuildSettings(form="plain", context_turns=0)
 SLOW = 90.0
 
 
@@ -42,23 +44,42 @@ def until(true: Callable[[], Any], what: str, seconds: float = SLOW) -> None:
         time.sleep(0.005)
 
 
-def small_dataset(folder: Path, examples: int = 12) -> Path:
-    """A frozen dataset of short rows in the data folder `folder`; its path."""
+def rated(home: Home, start: int, stop: int) -> list[str]:
+    """Add the examples number `start` to `stop`, all of them rated, to the library; their ids."""
     turns = [
         Turn(
             session=f"s{number}",
-            at=f"2026-01-{number + 1:02d}T10:00:00",
+            at=f"2026-01-{number % 28 + 1:02d}T10:{number // 28:02d}:00",
             question=f"What is number {number}?",
             answer=f"It is {number * 7}, as all know.",
         )
-        for number in range(examples)
+        for number in range(start, stop)
     ]
-    home = Home(folder).make()
-    with Library(home.library) as library:
+    with Library(home.make().library) as library:
         new, _ = library.add(turns)
         library.rate(new, 5)
-        manifest = dataset.build(library, BuildSettings(form="plain", context_turns=0), home.datasets)
-    return home.datasets / manifest.id
+    return new
+
+
+def frozen(home: Home, settings: BuildSettings = SHORT) -> Path:
+    """A dataset of all that is in the library; its folder."""
+    with Library(home.library) as library:
+        return home.datasets / dataset.build(library, settings, home.datasets).id
+
+
+def small_dataset(folder: Path, examples: int = 12) -> Path:
+    """A frozen dataset of short rows in the data folder `folder`; its path."""
+    home = Home(folder).make()
+    rated(home, 0, examples)
+    return frozen(home)
+
+
+def judged_dataset(home: Home) -> Path:
+    """The same of 80 examples, of which 26 are held out: enough for a gate."""
+    new = rated(home, 0, 80)
+    with Library(home.library) as library:
+        library.tag(new[:26], add=["judge"])
+    return frozen(home, SHORT.model_copy(update={"heldout": "judge"}))
 
 
 @dataclass
