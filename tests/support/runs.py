@@ -82,6 +82,15 @@ def judged_dataset(home: Home) -> Path:
     return frozen(home, SHORT.model_copy(update={"heldout": "judge"}))
 
 
+class Shell(subprocess.Popen[str]):
+    """A process that ends with the test that waits for it in vain."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
 @dataclass
 class Bench:
     """A data folder with a base and a dataset at hand. `command` types into a shell, `run` uses the services."""
@@ -113,12 +122,12 @@ class Bench:
         given = [f"--{flag.replace('_', '-')}={value}" for flag, value in said.items()]
         return ["finetune", "start", *given, *words]
 
-    def popen(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def popen(self, *words: str, **options: Any) -> Shell:
         """`meton-finetune WORDS` in a process group of its own, as a terminal would run it."""
         command = [sys.executable, "-m", "meton_plugins.finetune", *words]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
         environment = {**os.environ, **self.environment, "COLUMNS": "120"}
-        return subprocess.Popen(command, env=environment, start_new_session=True, **options)
+        return Shell(command, env=environment, start_new_session=True, **options)
 
     def command(self, *words: str, code: int = 0) -> str:
         """What `meton-finetune WORDS` prints, having ended with `code`."""
