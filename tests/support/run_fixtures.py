@@ -39,7 +39,14 @@ def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingredient
 
 
 @pytest.fixture
-def bench(home: Path, engine: object, ingredients: Ingredients) -> Iterator[Bench]:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine does for this process it does with one thread, unless a test says how many: see SETTINGS."""
+    for module in ("jobs", "costs"):
+        monkeypatch.setattr(f"meton_plugins.finetune.engine.{module}.threads", lambda wanted=0: wanted or 1)
+
+
+@pytest.fixture
+def bench(home: Path, engine: object, one_thread: None, ingredients: Ingredients) -> Iterator[Bench]:
     """A fresh data folder; nothing goes on when the test is over."""
     templates = home / "templates" / "modelfiles"
     templates.mkdir(parents=True)
