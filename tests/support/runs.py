@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,20 @@ def judged_dataset(home: Home) -> Path:
     return frozen(home, SHORT.model_copy(update={"heldout": "judge"}))
 
 
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """What is started meanwhile has one core, and so one thread: see SETTINGS."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {random.choice(sorted(cores))})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 class Shell(subprocess.Popen[str]):
     """A process that ends with the test that waits for it in vain."""
 
@@ -127,7 +142,8 @@ class Bench:
         command = [sys.executable, "-m", "meton_plugins.finetune", *words]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
         environment = {**os.environ, **self.environment, "COLUMNS": "120"}
-        return Shell(command, env=environment, start_new_session=True, **options)
+        with one_core():
+            return Shell(command, env=environment, start_new_session=True, **options)
 
     def command(self, *words: str, code: int = 0) -> str:
         """What `meton-finetune WORDS` prints, having ended with `code`."""
