@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from meton_plugins.finetune.paths import engine_dir  # noqa: E402
 
 #: The user's own, found before any test moves the user data folder.
 INSTALLED = find()
+
+# Where pytest runs in the background of a shell, Ctrl-C is ignored, and so it would be in all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Makes a base, or finds the one that another test made: architecture, tokenizer, kind, shape as in `make_base`.
 BaseMaker = Callable[..., Path]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.finetuning import SHORT, Typed, frozen, rated
+from support.finetuning import Typed
 from support.models import make_base
-from support.runs import Bench, end_workers, over, reached
+from support.runs import SHORT, Bench, end_workers, frozen, over, rated, reached
 from support.typed import Typed as Dataset
 
 from meton_plugins.finetune.curate.dataset import Dataset as Frozen

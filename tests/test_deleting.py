@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from support.finetuning import Typed
 from support.host import RecordingHost
 from support.runs import Bench, over, reached
 from support.typed import plain_run
 
-from meton_plugins.finetune.commands import finetune
 from meton_plugins.finetune.errors import BusyError
 from meton_plugins.finetune.paths import Home, private_dir, write_json
 from meton_plugins.finetune.plugin import register
@@ -27,26 +27,6 @@ from meton_plugins.finetune.train.launch import ask, start
 from meton_plugins.finetune.train.runs import Run, all_runs
 
 pytest_plugins = ["support.run_fixtures"]
-
-
-class Typed:
-    """What a user types after /finetune; `answers` are his to questions."""
-
-    def __init__(self, home: Path, *answers: bool) -> None:
-        self.host = RecordingHost(home, answers=answers)
-        self.command = finetune.make(self.host, Home(home))
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        self.host.clear()
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def json(self, line: str, code: int = 0) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line, code))
-        finally:
-            self.host.json = False
 
 
 @pytest.fixture

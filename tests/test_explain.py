@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,18 @@ from meton_plugins.finetune.errors import NotFound, ServerError
 from meton_plugins.finetune.gguf.inspect import GgufInfo, fingerprint
 from meton_plugins.finetune.gguf.merge import merge
 from meton_plugins.finetune.library import Library
-from meton_plugins.finetune.paths import Home, write_json
+from meton_plugins.finetune.paths import Home, private_dir, write_json
 from meton_plugins.finetune.serve import loading, symptoms
 from meton_plugins.finetune.serve.answers import Answer, Show
 from meton_plugins.finetune.serve.contender import tuned_of
 from meton_plugins.finetune.serve.explain import Explained, explain, sifted
 from meton_plugins.finetune.serve.gate import KEEPS_FORM
 from meton_plugins.finetune.serve.loading import Serving
-from meton_plugins.finetune.serve.register import Registered
+from meton_plugins.finetune.serve.register import Registered, find_registered, keep
 from meton_plugins.finetune.serve.reply import Reply, alike, digest, reduced, repeated, scripts, strange
 from meton_plugins.finetune.serve.subject import find_subject
 from meton_plugins.finetune.serve.symptoms import Signs
+from meton_plugins.finetune.serve.trial import find_holder
 from meton_plugins.finetune.settings import BuildSettings, GateSettings, TrainSettings
 from meton_plugins.finetune.train.finding import Finding
 from meton_plugins.finetune.train.runs import Run
@@ -590,15 +592,43 @@ class FakeServer:
         self.unloaded.append(name)
 
 
-def registered(home: Home, gguf: Path, run: str | None = None) -> Registered:
+def registered(
+    home: Home, gguf: Path, run: str | None = None, version: int = 1, retired: str | None = None
+) -> Registered:
+    day = f"2026-11-{21 + version}"
     made = Registered(
-        tag="meton-mine:v1-2026-11-22-00000000", alias="meton-mine:latest", digest="d", gguf=str(gguf), sha256="0" * 64,
-        bytes=1, request="r", when="2026-11-22T00:00:00+00:00", notes={"run": run} if run else {},
+        tag=f"meton-mine:v{version}-{day}-00000000", alias="meton-mine:latest", digest="d", gguf=str(gguf),
+        sha256="0" * 64, bytes=1, request="r", when=f"{day}T00:00:00+00:00", notes={"run": run} if run else {},
+        retired=retired,
     )  # fmt: skip
-    folder = home.make().models / "mine"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "v1-2026-11-22-00000000.json", made.model_dump(mode="json", exclude={"fresh"}))
+    private_dir(home.make().models / "mine")
+    keep(home, made)
     return made
+
+
+def test_an_alias_is_its_newest_version_that_is_not_retired(home: Path, tmp_path: Path) -> None:
+    """Explained, gated and examined alike: the oldest may be far from what the server answers with under this name."""
+    kept = Home(home)
+    files = [tmp_path / f"{number}.gguf" for number in range(3)]
+    for file in files:
+        file.touch()
+    first = registered(kept, files[0], "first", 1)
+    second = registered(kept, files[1], "second", 2)
+    third = registered(kept, files[2], "third", 3, retired="2026-11-25")
+    assert find_registered(kept, first.alias) == second
+    assert [find_registered(kept, made.tag) for made in (first, second, third)] == [first, second, third]
+    assert find_registered(kept, "meton-yours:latest") is None
+    assert explain(kept, None, first.alias, GateSettings(), silent).model == second.tag
+    write_json(private_dir(kept.runs / "other") / "run.json", {})
+    with pytest.raises(NotFound, match="no run 'second'"):
+        find_subject(kept, first.alias)
+    holder = find_holder(kept, None, first.alias, SimpleNamespace(system=""))  # type: ignore[arg-type]
+    assert holder.contender is not None
+    assert holder.contender.file == files[1]
+    keep(kept, second.model_copy(update={"retired": "2026-11-25"}))
+    assert find_registered(kept, first.alias) == first
+    keep(kept, first.model_copy(update={"retired": "2026-11-25"}))
+    assert find_registered(kept, first.alias) == third
 
 
 def test_a_registered_file_of_no_run(home: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from gguf import GGUFReader
-from support.host import RecordingHost
+from support.host import RecordingHost, User
 from support.models import rewrite
 from support.runs import Bench, until
 
@@ -34,31 +33,13 @@ from meton_plugins.finetune.train.runs import Run
 pytest_plugins = ["support.run_fixtures"]
 
 
-class Typed:
-    """A host with the command, and what a user types after /export."""
+class Typed(User):
+    """A user of /export."""
 
     def __init__(self, bench: Bench) -> None:
-        self.host = RecordingHost(bench.home.root)
-        self.command = export.make(self.host, bench.home)
+        host = RecordingHost(bench.home.root)
+        super().__init__(host, export.make(host, bench.home))
         self.folder = bench.home.models / "one"
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        self.host.clear()
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def refused(self, line: str, code: int = 1) -> str:
-        said = self(line, code)
-        assert said.startswith("✗ "), said
-        assert said.count("\n") == 1, said
-        return said.strip()
-
-    def json(self, line: str, code: int = 0) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line, code))
-        finally:
-            self.host.json = False
 
     @property
     def files(self) -> list[str]:

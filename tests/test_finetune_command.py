@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFReader
+from support.finetuning import Typed
 from support.host import RecordingHost, Slots
 from support.models import make_base, rewrite
 from support.runs import SETTINGS, Bench, over, reached
@@ -38,35 +39,6 @@ from meton_plugins.finetune.turn import Turn
 pytest_plugins = ["support.run_fixtures"]
 
 AWAY = "http://127.0.0.1:9"
-
-
-class Typed:
-    """A host with the command, and what a user types after /finetune."""
-
-    def __init__(self, home: Path, **traits: Any) -> None:
-        self.home = Home(home)
-        self.host = RecordingHost(home, **traits)
-        self.command = finetune.make(self.host, self.home)
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        self.host.clear()
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def refused(self, line: str, code: int = 1) -> str:
-        """The one sentence with which a line is refused."""
-        said = self(line, code)
-        assert said.startswith("✗ "), said
-        assert said.count("\n") == 1, said
-        assert re.search(r"[.?]$", said.strip()), said
-        return said.strip()
-
-    def json(self, line: str, code: int = 0) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line, code))
-        finally:
-            self.host.json = False
 
 
 @pytest.fixture
@@ -497,7 +469,7 @@ def bf16(bench: Bench, tmp_path: Path) -> Bench:
     ids=["yes", "no", "nobody", "flag"],
 )
 def test_a_bf16_base_is_copied_when_the_user_agrees(bf16: Bench, answer: bool | None, flag: str, code: int) -> None:
-    typed = Typed(bf16.home.root, answers=[answer])
+    typed = Typed(bf16.home.root, answer)
     said = typed(start(bf16, "--wait", *filter(None, [flag]), epochs=1), code=code)
     if flag:
         assert typed.host.asked == ["Start?"]

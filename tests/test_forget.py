@@ -29,7 +29,7 @@ from meton_plugins.finetune.paths import Home, private_dir, write_json
 from meton_plugins.finetune.serve import forget as service
 from meton_plugins.finetune.settings import BuildSettings
 from meton_plugins.finetune.train.launch import ask, start
-from meton_plugins.finetune.train.lock import run_lock
+from meton_plugins.finetune.train.lock import run_lock, start_lock
 from meton_plugins.finetune.train.runs import Run
 from meton_plugins.finetune.turn import Call, Message, ToolUse, Turn
 
@@ -456,7 +456,7 @@ def test_a_build_waits_for_it(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> 
         with deciding(library), pytest.raises(Timeout):
             FileLock(typed.home.library.with_name("split.lock"), timeout=0).acquire()
         monkeypatch.setattr(service, "PATIENCE", 0.1)
-        with service.start_lock(), pytest.raises(BusyError):
+        with start_lock(), pytest.raises(BusyError):
             service.forget(typed.home, library, library.seek([named(library)]))
         assert library.tombstones() == {}
 

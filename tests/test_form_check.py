@@ -13,7 +13,7 @@ import pytest
 from conftest import BaseMaker
 from support import chat
 from support.chat import finished
-from support.host import RecordingHost
+from support.host import RecordingHost, User
 from support.runs import Bench
 from support.teaching import taught_adapter
 
@@ -149,7 +149,7 @@ def rows(said: Callable[[str], str], each: int = 8) -> list[list[dict[str, Any]]
             for a, q in zip(asked, questions, strict=True)]  # fmt: skip
 
 
-class Checked:
+class Checked(User):
     """A base that keeps the form, runs on it, and the command."""
 
     def __init__(self, bench: Bench, engine: Engine, base: Path, folder: Path) -> None:
@@ -157,19 +157,14 @@ class Checked:
         learned = taught_adapter(engine, base, folder / "form.gguf", rows(lambda _q: form.wrap("Yes.")), 80)
         self.base = folder / "speaks.gguf"
         merge(base, learned, self.base)
-        self.host = RecordingHost(bench.home.root)
-        self.command = model_register.make(self.host)
+        host = RecordingHost(bench.home.root)
+        super().__init__(host, model_register.make(host))
 
     def run(self, engine: Engine, name: str, said: Callable[[str], str], steps: int) -> None:
         """A run of that name whose adapter has learned `said`."""
         self.bench.base = self.base
         run = self.bench.create(name)
         taught_adapter(engine, self.base, run.folder / "best.gguf", rows(said), steps)
-
-    def __call__(self, line: str, code: int) -> str:
-        self.host.clear()
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
 
 
 @pytest.fixture
@@ -194,9 +189,7 @@ def test_real_models(checked: Checked, library: Engine) -> None:
     assert "the blue sky." in said
     kept = json.loads((checked.bench.home.models / "bad" / "form_check.json").read_text())
     assert FormCheck.model_validate(kept).verdict == "fail"
-    checked.host.json = True
-    assert json.loads(checked("check good --prompts 20 --limit 60 --yes", 0))["tuned"] == tuned
-    checked.host.json = False
+    assert checked.json("check good --prompts 20 --limit 60 --yes")["tuned"] == tuned
     # A random base keeps no form, and its run cannot lose one.
     checked.base = checked.blank
     checked.run(library, "blank", lambda _q: form.wrap("No."), 1)

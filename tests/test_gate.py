@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from support.host import RecordingHost, Slots
-from support.runs import Bench
+from support.runs import Bench, judged_dataset
 
 from meton_plugins.finetune import form
 from meton_plugins.finetune.commands import model_register
-from meton_plugins.finetune.curate import dataset as datasets
 from meton_plugins.finetune.engine.jobs import Loss
-from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home
 from meton_plugins.finetune.serve import tools_check
 from meton_plugins.finetune.serve.bootstrap import difference
@@ -39,9 +37,8 @@ from meton_plugins.finetune.serve.heldout import by_example, heldout
 from meton_plugins.finetune.serve.subject import find_subject
 from meton_plugins.finetune.serve.tools_check import REQUESTS, ToolsCheck
 from meton_plugins.finetune.serve.trial import Holder, find_holder, run_trial
-from meton_plugins.finetune.settings import BuildSettings, GateSettings
+from meton_plugins.finetune.settings import GateSettings
 from meton_plugins.finetune.train.runs import Run
-from meton_plugins.finetune.turn import Turn
 
 pytest_plugins = ["support.run_fixtures"]
 
@@ -292,23 +289,7 @@ def test_the_rows_of_an_example_are_one() -> None:
 @pytest.fixture
 def judged(bench: Bench) -> Bench:
     """The bench with a dataset of which 26 examples are held out."""
-    turns = [
-        Turn(
-            session=f"s{number}",
-            at=f"2026-01-01T{number // 60:02}:{number % 60:02}:00",
-            question=f"What is number {number}?",
-            answer=f"It is {number * 7}, as all know.",
-        )
-        for number in range(80)
-    ]
-    with Library(bench.home.library) as library:
-        new, _ = library.add(turns)
-        library.rate(new, 5)
-        library.tag(new[:26], add=["judge"])
-        manifest = datasets.build(
-            library, BuildSettings(form="plain", context_turns=0, heldout="judge"), bench.home.datasets
-        )
-    bench.dataset = bench.home.datasets / manifest.id
+    bench.dataset = judged_dataset(bench.home)
     return bench
 
 

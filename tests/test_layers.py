@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,17 +39,25 @@ def part(name: str) -> str:
     return "" if first == "__init__" else first
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Absolute dotted names of all that a module imports, also inside functions and for types."""
     package = ["meton_plugins", *path.relative_to(ROOT).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
 
 
 def inside(path: Path, package: str) -> set[str]:
@@ -98,17 +106,15 @@ def test_a_module_is_short(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_says_what_it_is(name: str) -> None:
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree), "a module begins with one sentence about itself"
+    assert ast.get_docstring(tree(MODULES[name])), "a module begins with one sentence about itself"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_public_names_are_there(name: str) -> None:
     """`__all__` names what the module defines or imports."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     listed: list[str] = []
     defined: set[str] = set()
-    for node in tree.body:
+    for node in tree(MODULES[name]).body:
         match node:
             case ast.FunctionDef(name=found) | ast.ClassDef(name=found):
                 defined.add(found)
@@ -125,7 +131,7 @@ def test_public_names_are_there(name: str) -> None:
 
 def test_the_probe_sees_what_it_should() -> None:
     """Each rule above can fail: the probe finds imports at the top, in functions and for types only."""
-    found = set(imports(ROOT / "finetune" / "commands" / "starting.py"))
+    found = imports(ROOT / "finetune" / "commands" / "starting.py")
     assert "meton_plugins.finetune.train.launch.begin" in found, "inside a function"
     assert "meton_plugins.host.api.Host" in found, "for types"
     assert "argparse" in found

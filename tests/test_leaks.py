@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from support.edited import make_corpus
-from support.host import RecordingHost
+from support.typed import Typed
 
 from meton_plugins.finetune import form
-from meton_plugins.finetune.commands.dataset import make
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.curate.manifest import FILES, MANIFEST, FileEntry, Manifest
 from meton_plugins.finetune.library import Library
@@ -71,31 +70,8 @@ def run_of(home: Home, name: str, frozen: Path, parent: str | None = None) -> No
     write_json(folder / "run.json", record.model_dump(mode="json"))
 
 
-class Typed:
-    def __init__(self, root: Path) -> None:
-        self.home = Home(root)
-        self.host = RecordingHost(root)
-
-    def leaks(self, code: int) -> str:
-        self.host.clear()
-        assert make(self.host, self.home).run("leaks") == code, self.host.output
-        return self.host.output
-
-    def json(self, code: int) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self.leaks(code))
-        finally:
-            self.host.json = False
-
-
-@pytest.fixture
-def typed(home: Path) -> Typed:
-    return Typed(home)
-
-
 def test_nothing_to_look_at_is_a_sentence(typed: Typed) -> None:
-    assert "There is no dataset yet" in typed.leaks(1)
+    assert "There is no dataset yet" in typed("leaks", 1)
 
 
 def test_what_was_built_has_no_leaks(typed: Typed) -> None:
@@ -120,8 +96,8 @@ def test_what_was_built_has_no_leaks(typed: Typed) -> None:
         dataset.build(library, BuildSettings(form="plain", deduplicate=False), typed.home.datasets)
         assert {example.split for example in library.find()} >= {"train", "validation", "heldout"}
     run_of(typed.home, "demo", typed.home.datasets / first.id)
-    assert "Nothing of one side is in another" in typed.leaks(0)
-    found = typed.json(0)
+    assert "Nothing of one side is in another" in typed("leaks", 0)
+    found = typed.json("leaks", 0)
     assert (found["clean"], found["places"], found["leaks"], found["unread"], found["tainted"]) == (True, 3, [], [], {})
     assert found["examples"] > 350
 
@@ -148,7 +124,7 @@ def test_a_leak_is_found(typed: Typed, row: Row, kind: str, where: str, sides: t
             run_of(typed.home, "r2", freeze(typed.home.root / "gone", {strict: [row]}))
         else:
             freeze(folders / "d2", {strict: [row]})
-    found = typed.json(1)
+    found = typed.json("leaks", 1)
     assert not found["clean"]
     assert kind in {leak["kind"] for leak in found["leaks"]}
     [leak] = [leak for leak in found["leaks"] if leak["kind"] == kind]
@@ -156,7 +132,7 @@ def test_a_leak_is_found(typed: Typed, row: Row, kind: str, where: str, sides: t
     assert leak["ids"] == [row[0], ONE[0]]
     assert leak["places"][1] == ["dataset d1"]
     assert leak["places"][0] == [{"one dataset": "dataset d1", "a run": "run r2"}.get(where, "dataset d2")]
-    out = typed.leaks(1)
+    out = typed("leaks", 1)
     assert "Some of one side is in another" in out
     assert kind in out
     assert ONE[0] in out
@@ -178,13 +154,13 @@ CLEAN: dict[str, Row] = {
 def test_what_is_no_leak(typed: Typed, row: Row) -> None:
     sums: Row = ("dddd444444", "s5", "What is 2 + 5?", "It is 7, of course.")
     freeze(typed.home.datasets / "d1", {"train": [ONE, TWO, sums], "heldout": [row]})
-    assert typed.json(0)["leaks"] == []
+    assert typed.json("leaks", 0)["leaks"] == []
 
 
 def test_the_same_side_everywhere_is_no_leak(typed: Typed) -> None:
     for name in ("d1", "d2", "d3"):
         freeze(typed.home.datasets / name, {"train": [ONE], "heldout": [TWO]}, meton=name == "d2")
-    assert typed.json(0)["places"] == 3
+    assert typed.json("leaks", 0)["places"] == 3
 
 
 def test_only_the_last_row_of_an_example_holds_its_answer(typed: Typed) -> None:
@@ -194,14 +170,14 @@ def test_only_the_last_row_of_an_example_holds_its_answer(typed: Typed) -> None:
         {"train": [("a#1", "s1", ASKED, step), ("a#2", "s1", ASKED, SAID)],
          "heldout": [("b#1", "s2", ASKED, step), ("b#2", "s2", *OTHER)]},
     )  # fmt: skip
-    assert typed.json(0)["examples"] == 2
+    assert typed.json("leaks", 0)["examples"] == 2
 
 
 def test_pairs_count_too(typed: Typed) -> None:
     pair = {"id": "p", "session": "s7", "split": "train", "chosen": SAID, "rejected": "No idea."}
     pair["prompt"] = [{"role": "user", "content": ASKED}]  # type: ignore[assignment]
     freeze(typed.home.datasets / "d1", {"train": [TWO], "heldout": [ONE]}, pairs=[pair])
-    [leak] = typed.json(1)["leaks"]
+    [leak] = typed.json("leaks", 1)["leaks"]
     assert leak["ids"] == [ONE[0], "p"]
 
 
@@ -216,8 +192,8 @@ def test_a_run_is_not_judged_by_what_its_ancestors_learned(typed: Typed) -> None
     run_of(typed.home, "child", late, parent="middle")
     run_of(typed.home, "fresh", late)
     run_of(typed.home, "orphan", late, parent="deleted")
-    assert typed.json(1)["tainted"] == {"run child": 1}
-    assert "run child learned 1 of the examples that judge it" in typed.leaks(1)
+    assert typed.json("leaks", 1)["tainted"] == {"run child": 1}
+    assert "run child learned 1 of the examples that judge it" in typed("leaks", 1)
 
 
 def test_what_cannot_be_read_proves_nothing(typed: Typed) -> None:
@@ -226,10 +202,10 @@ def test_what_cannot_be_read_proves_nothing(typed: Typed) -> None:
     run_of(typed.home, "r", broken)
     (typed.home.runs / "r" / "dataset" / MANIFEST).unlink()
     (broken / "train.jsonl").write_text("{}\n")
-    found = typed.json(1)
+    found = typed.json("leaks", 1)
     assert found["leaks"] == []
     assert [sentence.split(":")[0] for sentence in found["unread"]] == ["dataset d2", "run r"]
-    assert "not looked at: dataset d2" in typed.leaks(1)
+    assert "not looked at: dataset d2" in typed("leaks", 1)
 
 
 def test_many_leaks_are_shown_in_few_lines(typed: Typed) -> None:
@@ -246,7 +222,7 @@ def test_many_leaks_are_shown_in_few_lines(typed: Typed) -> None:
 
     freeze(typed.home.datasets / "d1", {"train": list(rows())})
     freeze(typed.home.datasets / "d2", {"heldout": list(rows())})
-    out = typed.leaks(1)
+    out = typed("leaks", 1)
     assert "25 × the same words" in out
-    assert f"and {len(typed.json(1)['leaks']) - 10} more" in out
+    assert f"and {len(typed.json('leaks', 1)['leaks']) - 10} more" in out
     assert len(out.splitlines()) < 20

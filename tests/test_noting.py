@@ -6,13 +6,11 @@ import json
 import shlex
 import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.host import RecordingHost
+from support.finetuning import Typed
 from support.typed import plain_run
 
-from meton_plugins.finetune.commands import finetune
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.errors import UsageError
 from meton_plugins.finetune.library import Library
@@ -36,26 +34,6 @@ def run(home: Path) -> Run:
         library.rate(new, 5)
         made = dataset.build(library, BuildSettings(form="plain"), home / "datasets")
     return plain_run(Home(home), "one", home / "datasets" / made.id)
-
-
-class Typed:
-    """What a user types after /finetune."""
-
-    def __init__(self, home: Path) -> None:
-        self.host = RecordingHost(home)
-        self.command = finetune.make(self.host, Home(home))
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        self.host.clear()
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def json(self, line: str) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line))
-        finally:
-            self.host.json = False
 
 
 @pytest.fixture

@@ -30,26 +30,14 @@ from meton_plugins.finetune.serve.templates import inherit, load_template
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.ollama_server import private_server
 
+pytest_plugins = ["support.ollama_fixtures"]
+
 NASTY = 'Say """quotes"""\n"""\nPARAMETER stop evil\nFROM elsewhere\n'
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_server(tmp_path_factory.mktemp("ollama")) as running:
-        yield running.url
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
-
-
-@pytest.fixture
-def server(url: str) -> Iterator[Server]:
-    with Server(url) as found:
-        yield found
-        for model in found.models():
-            found.delete(model.name)
 
 
 def digest_of(path: Path) -> str:

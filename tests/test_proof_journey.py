@@ -15,12 +15,7 @@ import ollama
 import pytest
 from support.models import make_base
 from support.ollama_server import private_server
-from support.runs import SLOW, Bench
-
-from meton_plugins.finetune.curate import dataset as datasets
-from meton_plugins.finetune.library import Library
-from meton_plugins.finetune.settings import BuildSettings
-from meton_plugins.finetune.turn import Turn
+from support.runs import SLOW, Bench, judged_dataset
 
 pytest_plugins = ["support.run_fixtures"]
 
@@ -52,23 +47,7 @@ class Journey:
 @pytest.fixture
 def journey(bench: Bench, tmp_path: Path) -> Iterator[Journey]:
     """A base of a width that every quantization takes, known to the server, and 26 held-out answers."""
-    turns = [
-        Turn(
-            session=f"s{number}",
-            at=f"2026-01-01T{number // 60:02}:{number % 60:02}:00",
-            question=f"What is number {number}?",
-            answer=f"It is {number * 7}, as all know.",
-        )
-        for number in range(80)
-    ]
-    with Library(bench.home.library) as library:
-        new, _ = library.add(turns)
-        library.rate(new, 5)
-        library.tag(new[:26], add=["judge"])
-        manifest = datasets.build(
-            library, BuildSettings(form="plain", context_turns=0, heldout="judge"), bench.home.datasets
-        )
-    bench.dataset = bench.home.datasets / manifest.id
+    bench.dataset = judged_dataset(bench.home)
     bench.base = make_base(tmp_path / "base.gguf", width=256, inner=256, layers=1)
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG)

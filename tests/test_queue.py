@@ -8,15 +8,13 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.host import RecordingHost
+from support.finetuning import Typed
 from support.runs import Bench, Ingredients, children, over, reached, steps, until, workers
 
-from meton_plugins.finetune.commands import finetune
 from meton_plugins.finetune.errors import BusyError, EngineError, FinetuneError
 from meton_plugins.finetune.paths import Home, engine_dir, queue_file, write_json
 from meton_plugins.finetune.train import launch
@@ -29,13 +27,6 @@ from meton_plugins.finetune.train.runs import Run, all_runs
 pytest_plugins = ["support.run_fixtures"]
 
 
-@pytest.fixture(autouse=True)
-def ended(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test leaves behind starts nothing more."""
-    yield
-    queue_file().unlink(missing_ok=True)
-
-
 @pytest.fixture
 def busy(bench: Bench) -> Run:
     """The run `busy`, which trains until it is asked to end."""
@@ -46,17 +37,8 @@ def busy(bench: Bench) -> Run:
 
 
 @pytest.fixture
-def typed(bench: Bench) -> Callable[..., str]:
-    """What /finetune says to a line."""
-    host = RecordingHost(bench.home.root)
-    command = finetune.make(host, bench.home)
-
-    def say(line: str, code: int = 0) -> str:
-        host.clear()
-        assert command.run(line) == code, host.output
-        return host.output
-
-    return say
+def typed(bench: Bench) -> Typed:
+    return Typed(bench.home.root)
 
 
 def queued(bench: Bench, name: str = "two", **changes: Any) -> Run:
@@ -167,7 +149,7 @@ def test_a_second_start_waits_and_starts_by_itself(bench: Bench, busy: Run) -> N
     assert waiting() == []
 
 
-def test_the_list(bench: Bench, busy: Run, typed: Callable[..., str]) -> None:
+def test_the_list(bench: Bench, busy: Run, typed: Typed) -> None:
     assert typed("queue list") == "busy trains now.\nNothing waits in the queue.\n"
     two, _three = queued(bench), queued(bench, "three")
     put([folder(bench.home.root.parent / "else", "other")], "queue add")
@@ -176,9 +158,7 @@ def test_the_list(bench: Bench, busy: Run, typed: Callable[..., str]) -> None:
     assert [line.split()[:2] for line in lines[2:]] == [
         ["1", "two"], ["2", "three"], ["3", str(bench.home.root.parent / "else" / "other")],
     ]  # fmt: skip
-    host = RecordingHost(bench.home.root, json=True)
-    assert finetune.make(host, bench.home).run("queue list") == 0
-    said = host.last_json()
+    said = typed.json("queue list")
     assert said["trains"] == str(busy.folder)
     assert [(each["place"], each["run"], each["by"]) for each in said["waiting"]] == [
         (1, "two", "start"), (2, "three", "start"), (3, "other", "queue add"),
@@ -198,7 +178,7 @@ def test_the_list(bench: Bench, busy: Run, typed: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("verb", ["pause", "stop"])
-def test_what_waits_is_taken_out(bench: Bench, busy: Run, typed: Callable[..., str], verb: str) -> None:
+def test_what_waits_is_taken_out(bench: Bench, busy: Run, typed: Typed, verb: str) -> None:
     queued(bench)
     assert typed(f"{verb} two") == "two is out of the queue: /finetune queue add two puts it back.\n"
     assert (bench.run("two").status, waiting()) == ("new", [])
@@ -216,7 +196,7 @@ def test_a_run_at_work_does_not_wait(bench: Bench, busy: Run) -> None:
     end(busy)
 
 
-def test_add_starts_where_nobody_trains(bench: Bench, typed: Callable[..., str]) -> None:
+def test_add_starts_where_nobody_trains(bench: Bench, typed: Typed) -> None:
     bench.create("two", epochs=1)
     assert typed("queue add two").startswith("two  ")
     finished(bench.run("two"))
@@ -315,7 +295,7 @@ def test_resuming_what_waits_starts_it_once(bench: Bench, busy: Run) -> None:
     assert waiting() == []
 
 
-def test_a_failed_run_that_waits_is_no_failure(bench: Bench, busy: Run, typed: Callable[..., str]) -> None:
+def test_a_failed_run_that_waits_is_no_failure(bench: Bench, busy: Run, typed: Typed) -> None:
     two = queued(bench)
     write_json(two.folder / "state.json", {"status": "failed", "attempt": 1, "error": "Something."})
     assert two.status == "failed"

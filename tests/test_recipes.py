@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import tomllib
-from support.finetuning import SHORT, Typed, frozen, rated
-from support.runs import Bench
+from support.finetuning import Typed
+from support.runs import SHORT, Bench, frozen, rated
 from support.typed import Typed as Dataset
 
 from meton_plugins.finetune.commands.finetune import VERBS

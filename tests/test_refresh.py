@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.finetuning import SHORT, Typed, frozen, rated
-from support.runs import Bench, over
+from support.finetuning import Typed
+from support.runs import SHORT, Bench, frozen, over, rated
 
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.curate.dataset import load, read_manifest

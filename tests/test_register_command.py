@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from time import sleep
@@ -23,15 +22,10 @@ from meton_plugins.finetune.serve.ollama import Server
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.host import RecordingHost
 from tests.support.models import rewrite
-from tests.support.ollama_server import private_server
+
+pytest_plugins = ["support.ollama_fixtures"]
 
 CONFIG = "# mine\nmodels:\n  primary: big:32b\n  fallback: small:8b\n"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_server(tmp_path_factory.mktemp("ollama")) as running:
-        yield running.url
 
 
 @pytest.fixture
@@ -59,12 +53,9 @@ def offline(home: Path, tmp_path: Path) -> RecordingHost:
 
 
 @pytest.fixture
-def host(offline: RecordingHost, url: str) -> Iterator[RecordingHost]:
+def host(offline: RecordingHost, server: Server, url: str) -> RecordingHost:
     (offline.data_dir / "settings.toml").write_text(f'[serve]\nollama_host = "{url}"\n')
-    yield offline
-    with Server(url) as server:
-        for model in server.models():
-            server.delete(model.name)
+    return offline
 
 
 def run(host: RecordingHost, line: str) -> int:

@@ -10,12 +10,11 @@ import struct
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.browser import complaints, look, measure
 from support.courses import add_event, drawn_run
-from support.host import RecordingHost
+from support.host import RecordingHost, User
 from support.runs import Bench, small_dataset
 
 from meton_plugins.finetune.commands import export
@@ -199,25 +198,13 @@ def test_a_browser_paints_it(hostile_page: Path, tmp_path: Path) -> None:
 # As a user types it
 
 
-class Typed:
-    """What a user types after /export, and after /dataset."""
+class Typed(User):
+    """A user of /export, and of /dataset."""
 
     def __init__(self, home: Home) -> None:
-        self.host = RecordingHost(home.root)
-        self.export = export.make(self.host, home)
-        self.dataset = dataset_command(self.host, home)
-
-    def __call__(self, line: str, code: int = 0) -> str:
-        self.host.clear()
-        assert self.export.run(line) == code, self.host.output
-        return self.host.output
-
-    def json(self, line: str) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line))
-        finally:
-            self.host.json = False
+        host = RecordingHost(home.root)
+        super().__init__(host, export.make(host, home))
+        self.dataset = User(host, dataset_command(host, home))
 
 
 @pytest.fixture
@@ -313,8 +300,7 @@ def test_what_is_forgotten_leaves_the_report_too(typed: Typed, home: Path) -> No
     own = home.parent / "own.html"
     own.write_text(build(run, (), [said.model_copy(update={"question": f'{said.question} It\'s "so".'})]))
     remember(Home(home).datasets, own)
-    typed.host.clear()
-    assert typed.dataset.run(f"forget {row['id']} --yes") == 0, typed.host.output
+    typed.dataset(f"forget {row['id']} --yes")
     assert not (run.folder / "answers.json").exists()
     assert not (run.folder / "report.html").exists()
     assert str(own) in typed.host.output, "the user's own file is named"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,10 @@ from meton_plugins.finetune.serve.ollama import Server
 from meton_plugins.finetune.serve.register import Registered, list_registered, register
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.host import RecordingHost
-from tests.support.ollama_server import private_server
+
+pytest_plugins = ["support.ollama_fixtures"]
 
 CONFIG = "# mine\nmodels:\n  primary: big:32b\n  fallback: small:8b\n"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with private_server(tmp_path_factory.mktemp("ollama")) as running:
-        yield running.url
-
-
-@pytest.fixture
-def server(url: str) -> Iterator[Server]:
-    with Server(url) as found:
-        yield found
-        for model in found.models():
-            found.delete(model.name)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import SETTINGS, Bench, Ingredients, children, gone, over, reached, steps, until, workers
+from support.runs import SETTINGS, Bench, Ingredients, children, gone, one_core, over, reached, steps, until, workers
 
 from meton_plugins.finetune import __version__
 from meton_plugins.finetune.engine.package import VERSION, find
@@ -560,7 +560,8 @@ def test_what_cannot_be_kept_is_said(bench: Bench, change: dict[str, Any], note:
     (run.folder / "run.json").write_text(json.dumps({**record, **change, "versions": versions}))
     assert run.state.note is None
     for _ in range(2):
-        start(run)
+        with one_core():
+            start(run)
         if run.state.attempt == 1:
             reached(run, 1)
             ask(run, "pause")

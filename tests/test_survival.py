@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.host import RecordingHost
+from support.host import RecordingHost, User
 from support.runs import Bench
 
 from meton_plugins.finetune.commands import export as command
@@ -102,18 +102,13 @@ def test_a_file_whose_values_overflow_is_said_to_be_of_no_use() -> None:
 # Real files
 
 
-class Typed:
-    """What a user types after /export."""
+class Typed(User):
+    """A user of /export."""
 
     def __init__(self, bench: Bench) -> None:
-        self.host = RecordingHost(bench.home.root, width=200)
-        self.run = command.make(self.host, bench.home).run
+        host = RecordingHost(bench.home.root, width=200)
+        super().__init__(host, command.make(host, bench.home))
         self.folder = bench.home.models / "one"
-
-    def __call__(self, line: str) -> str:
-        self.host.clear()
-        assert self.run(line) == 0, self.host.output
-        return self.host.output
 
     @property
     def export(self) -> Export:
@@ -157,8 +152,7 @@ def test_base_adapter_merged_and_each_file_are_measured(typed: Typed, bench: Ben
 
 
 def test_as_json(typed: Typed) -> None:
-    typed.host.json = True
-    said = json.loads(typed("model --quant q8_0"))
+    said = typed.json("model --quant q8_0")
     share = typed.export.survival.keeps(typed.export.files[0].loss) if typed.export.survival else None
     assert share is not None
     assert said["keeps"] == {"q8_0": share}
@@ -266,7 +260,7 @@ def test_an_engine_that_fails_costs_no_file_and_the_next_export_measures(
         raise EngineError("The engine ended by itself.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("meton_plugins.finetune.serve.survival.pace", broken)
+        patch.setattr("meton_plugins.finetune.engine.jobs.pace", broken)
         said = typed("model --quant q8_0")
     assert "The engine ended by itself." in said
     assert (typed.folder / "one-q8_0.gguf").is_file()
@@ -280,7 +274,7 @@ def test_a_check_that_is_interrupted_leaves_whole_files(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("meton_plugins.finetune.serve.survival.pace", interrupted)
+        patch.setattr("meton_plugins.finetune.engine.jobs.pace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             export_model(bench.home, trained, ["q8_0"])
     folder = bench.home.models / "one"

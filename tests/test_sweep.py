@@ -7,17 +7,15 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.host import RecordingHost
+from support.finetuning import Typed
 from support.runs import Bench, over, reached, until
 
-from meton_plugins.finetune.commands import finetune
 from meton_plugins.finetune.errors import NotFound
-from meton_plugins.finetune.paths import queue_file, write_json
+from meton_plugins.finetune.paths import write_json
 from meton_plugins.finetune.train import sweep as service
 from meton_plugins.finetune.train.launch import ask, kick, start
 from meton_plugins.finetune.train.queue import waiting
@@ -27,32 +25,10 @@ from meton_plugins.finetune.train.sweep import free_sweep, members, settle, stan
 
 pytest_plugins = ["support.run_fixtures"]
 
-Says = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def ended() -> Iterator[None]:
-    """Whatever a test leaves behind starts nothing more."""
-    yield
-    queue_file().unlink(missing_ok=True)
-
 
 @pytest.fixture
-def host(home: Path) -> RecordingHost:
-    return RecordingHost(home)
-
-
-@pytest.fixture
-def typed(bench: Bench, host: RecordingHost) -> Says:
-    """What /finetune says to a line."""
-    command = finetune.make(host, bench.home)
-
-    def say(line: str, code: int = 0) -> str:
-        host.clear()
-        assert command.run(line) == code, host.output
-        return host.output
-
-    return say
+def typed(bench: Bench) -> Typed:
+    return Typed(bench.home.root)
 
 
 def line(bench: Bench, *words: str, **flags: Any) -> str:
@@ -78,14 +54,14 @@ def finished(bench: Bench, *names: str) -> list[Run]:
 # From the line to the runs
 
 
-def test_every_combination_is_a_run(bench: Bench, typed: Says, host: RecordingHost) -> None:
+def test_every_combination_is_a_run(bench: Bench, typed: Typed) -> None:
     said = typed(rates(bench, "1e-4,3e-3", "--yes", lora_rank="2, 4").replace("2, 4", "'2, 4'"))
     assert re.fullmatch(
         r"The sweep s: 4 runs, \d+ (s|min) in all\.\n"
         r"They train in the background, one after the other\. See them with /finetune sweep show s\.\n",
         said,
     )
-    assert host.asked == []
+    assert typed.host.asked == []
     runs = finished(bench, "s-1", "s-2", "s-3", "s-4")
     points = [(run.record.settings.learning_rate, run.record.settings.lora_rank) for run in runs]
     assert points == [(1e-4, 2), (1e-4, 4), (3e-3, 2), (3e-3, 4)]
@@ -124,7 +100,7 @@ def typed_export(bench: Bench, run: str) -> str:
     return bench.command("export", "model", run, code=1)
 
 
-def test_the_first_trains_and_the_others_wait(bench: Bench, typed: Says) -> None:
+def test_the_first_trains_and_the_others_wait(bench: Bench, typed: Typed) -> None:
     typed(rates(bench, "1e-4,1e-3,1e-2", "--yes", epochs=400))
     first = bench.run("s-1")
     reached(first, 1)
@@ -141,7 +117,7 @@ def test_the_first_trains_and_the_others_wait(bench: Bench, typed: Says) -> None
     assert unsettled(bench.home.runs) == []
 
 
-def test_a_sweep_behind_another_run(bench: Bench, typed: Says) -> None:
+def test_a_sweep_behind_another_run(bench: Bench, typed: Typed) -> None:
     busy = bench.create("busy", epochs=10000)
     start(busy)
     reached(busy, 1)
@@ -151,16 +127,15 @@ def test_a_sweep_behind_another_run(bench: Bench, typed: Says) -> None:
     finished(bench, "s-1", "s-2")
 
 
-def test_it_asks_once_with_count_and_time(bench: Bench, host: RecordingHost, home: Path) -> None:
-    asking = RecordingHost(home, answers=[False])
-    command = finetune.make(asking, bench.home)
-    assert command.run(rates(bench, "1e-4,1e-3", epochs=3)) == 1
-    [question] = asking.asked
+def test_it_asks_once_with_count_and_time(bench: Bench, typed: Typed, home: Path) -> None:
+    asking = Typed(home, False)
+    said = asking(rates(bench, "1e-4,1e-3", epochs=3), 1)
+    [question] = asking.host.asked
     assert re.fullmatch(r"Train 2 runs, s-1 to s-2, one after the other, \d+ (s|min) in all\?", question)
-    assert asking.output == "Nothing was started.\n"
-    assert finetune.make(host, bench.home).run(rates(bench, "1e-4,1e-3")) == 2
-    assert host.output.startswith("✗ Nobody can be asked here (Train 2 runs, s-1 to s-2")
-    assert host.output.endswith("): add --yes.\n")
+    assert said == "Nothing was started.\n"
+    said = typed(rates(bench, "1e-4,1e-3"), 2)
+    assert said.startswith("✗ Nobody can be asked here (Train 2 runs, s-1 to s-2")
+    assert said.endswith("): add --yes.\n")
     assert all_runs(bench.home.runs) == []
 
 
@@ -185,14 +160,14 @@ def test_it_asks_once_with_count_and_time(bench: Bench, host: RecordingHost, hom
         ("show --lora-rank 8", "A sweep needs a setting with several values"),
     ],
 )
-def test_lines_that_cannot_be(bench: Bench, typed: Says, words: str, said: str) -> None:
+def test_lines_that_cannot_be(bench: Bench, typed: Typed, words: str, said: str) -> None:
     told = typed(f"sweep {words} --yes --base {bench.base} --dataset {bench.dataset}", code=2)
     assert told.startswith("✗ ")
     assert said in told
     assert all_runs(bench.home.runs) == []
 
 
-def test_what_start_refuses_is_refused_before_anything_is_made(bench: Bench, typed: Says) -> None:
+def test_what_start_refuses_is_refused_before_anything_is_made(bench: Bench, typed: Typed) -> None:
     bench.create("s-2")
     assert "There is a run 's-2' already" in typed(rates(bench, "1e-4,1e-3", "--yes"), code=2)
     named = rates(bench, "1e-4,1e-3", "--yes", name="t")
@@ -202,7 +177,7 @@ def test_what_start_refuses_is_refused_before_anything_is_made(bench: Bench, typ
     assert [run.name for run in all_runs(bench.home.runs)] == ["s-2"]
 
 
-def test_a_dataset_without_a_validation_side(bench: Bench, typed: Says, tmp_path: Path) -> None:
+def test_a_dataset_without_a_validation_side(bench: Bench, typed: Typed, tmp_path: Path) -> None:
     bench.dataset = Path(shutil.copytree(bench.dataset, tmp_path / "bare"))
     manifest = json.loads((bench.dataset / "manifest.json").read_text())
     del manifest["files"]["validation.jsonl"]
@@ -212,7 +187,7 @@ def test_a_dataset_without_a_validation_side(bench: Bench, typed: Says, tmp_path
     assert "has no validation examples, by which the runs of a sweep are compared" in told
 
 
-def test_a_full_disk_makes_no_run_at_all(bench: Bench, typed: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_makes_no_run_at_all(bench: Bench, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     from meton_plugins.finetune.train import planner
 
     made = planner.create
@@ -227,7 +202,7 @@ def test_a_full_disk_makes_no_run_at_all(bench: Bench, typed: Says, monkeypatch:
     assert (all_runs(bench.home.runs), waiting()) == ([], [])
 
 
-def test_names(bench: Bench, typed: Says) -> None:
+def test_names(bench: Bench, typed: Typed) -> None:
     assert free_sweep(bench.home.runs) == "sweep-1"
     bench.create("sweep-1-7")
     assert free_sweep(bench.home.runs) == "sweep-2"
@@ -271,7 +246,7 @@ def heavy(run: Run) -> bool:
     return files[0]
 
 
-def test_ranks(bench: Bench, typed: Says) -> None:
+def test_ranks(bench: Bench, typed: Typed) -> None:
     over_by_hand(bench, "s-1", 2.0, seed=1)
     over_by_hand(bench, "s-2", 1.5, "failed", seed=2)
     over_by_hand(bench, "s-3", 1.0, seed=3)
@@ -335,13 +310,13 @@ def test_keep_all(bench: Bench) -> None:
     assert standings(runs)[0].winner
 
 
-def test_without_any_loss_nothing_goes(bench: Bench, typed: Says) -> None:
+def test_without_any_loss_nothing_goes(bench: Bench, typed: Typed) -> None:
     runs = [over_by_hand(bench, f"s-{number}", None, "stopped") for number in (1, 2)]
     assert "No run came as far as a validation: none can be called the best." in typed("sweep show s")
     assert all(heavy(run) for run in runs)
 
 
-def test_a_winner_that_is_worse_than_the_base(bench: Bench, typed: Says) -> None:
+def test_a_winner_that_is_worse_than_the_base(bench: Bench, typed: Typed) -> None:
     over_by_hand(bench, "s-1", 3.5)
     over_by_hand(bench, "s-2", 3.1)
     told = typed("sweep show s")
@@ -374,7 +349,7 @@ def test_a_kill_while_it_is_tidied_up(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert runs[1].state.best_loss == 2.0
 
 
-def test_the_last_of_a_sweep_is_killed_as_it_hands_over(bench: Bench, typed: Says) -> None:
+def test_the_last_of_a_sweep_is_killed_as_it_hands_over(bench: Bench, typed: Typed) -> None:
     from meton_plugins.finetune.train.lock import start_lock
 
     typed(rates(bench, "1e-4,3e-3", "--yes"))
@@ -390,7 +365,7 @@ def test_the_last_of_a_sweep_is_killed_as_it_hands_over(bench: Bench, typed: Say
     assert sum((bench.run(name).folder / "best.gguf").exists() for name in ("s-1", "s-2")) == 1
 
 
-def test_sweeps_that_are_none(bench: Bench, typed: Says) -> None:
+def test_sweeps_that_are_none(bench: Bench, typed: Typed) -> None:
     assert typed("sweep", code=1) == (
         "✗ There is no sweep yet: start one, as with /finetune sweep --learning-rate 1e-5,1e-4.\n"
     )

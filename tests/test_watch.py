@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import pty
 import select
@@ -13,12 +12,11 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 from support.courses import add_event, drawn_run
-from support.host import RecordingHost
+from support.host import RecordingHost, User
 
 from meton_plugins.finetune.commands import finetune, watch
 from meton_plugins.finetune.commands.watch_view import view
@@ -29,34 +27,24 @@ from meton_plugins.finetune.train.lock import run_lock
 from meton_plugins.finetune.train.runs import Run
 
 
-class Typed:
-    """What a user types after /finetune, in a terminal of `width` cells or, for 0, into a pipe."""
+class Typed(User):
+    """A user of /finetune, in a terminal of `width` cells or, for 0, into a pipe."""
 
     def __init__(self, home: Home, width: int = 0, encoding: str = "utf-8") -> None:
         self.home = home
-        self.host = RecordingHost(home.root)
+        host = RecordingHost(home.root)
         self.bytes = io.BytesIO()
         if width:
             stream = io.TextIOWrapper(self.bytes, encoding=encoding, write_through=True)
-            self.host.console = Console(file=stream, width=width, force_terminal=True, color_system=None, height=24)
+            host.console = Console(file=stream, width=width, force_terminal=True, color_system=None, height=24)
         self.width = width
-        self.command = finetune.make(self.host, home)
+        super().__init__(host, finetune.make(host, home))
 
     def __call__(self, line: str, code: int = 0) -> str:
-        self.host.clear()
         self.bytes.seek(0)
         self.bytes.truncate()
-        said = self.command.run(line)
-        output = self.bytes.getvalue().decode() if self.width else self.host.output
-        assert said == code, output
-        return output
-
-    def json(self, line: str) -> Any:
-        self.host.json = True
-        try:
-            return json.loads(self(line))
-        finally:
-            self.host.json = False
+        said = super().__call__(line, code)
+        return self.bytes.getvalue().decode() if self.width else said
 
 
 @pytest.fixture

@@ -63,8 +63,9 @@ def _params(x: Any, given: argparse.Namespace) -> Any:
     ):
         if value is not None:
             setattr(params, name, value)
-    if given.threads:
-        params.cpuparams.n_threads = given.threads
+    # The models of tests and demo are tiny: two threads that wait for each other are slower, a hundred times so where
+    # something else is at work.
+    params.cpuparams.n_threads = given.threads or 1
     if given.load_mode:
         mode = {"dio": "DIRECT_IO", "mmap+mlock": "MMAP_MLOCK"}.get(given.load_mode, given.load_mode.upper())
         params.load_mode = getattr(x.llama_load_mode, f"LLAMA_LOAD_MODE_{mode}")

@@ -1,8 +1,8 @@
-"""Times and sizes as people read them."""
+"""Times, sizes and other values as people read them."""
 
 from __future__ import annotations
 
-__all__ = ["duration", "memory", "size"]
+__all__ = ["duration", "many", "memory", "short", "size"]
 
 
 def duration(seconds: float | None) -> str:
@@ -15,11 +15,23 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def many(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def memory(megabytes: float | None) -> str:
     """`812 MB`, `5.4 GB`; empty for None."""
     if megabytes is None:
         return ""
     return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def short(value: object) -> str:
+    """A value of any kind: `yes`, `0.1235`, `left as it is`; four digits of a number with a fraction."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size(number: int) -> str:

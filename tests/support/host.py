@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from io import StringIO
@@ -94,3 +95,32 @@ class RecordingHost:
     def last_json(self) -> Any:
         """What was printed, read as one JSON document."""
         return json.loads(self.output)
+
+
+class User:
+    """What a user types to one `command`, without its name, and what `host` shows him then."""
+
+    def __init__(self, host: RecordingHost, command: Command) -> None:
+        self.host, self.command = host, command
+
+    def __call__(self, line: str, code: int = 0) -> str:
+        """The output of `line`."""
+        self.host.clear()
+        assert self.command.run(line) == code, self.host.output
+        return self.host.output
+
+    def refused(self, line: str, code: int = 1) -> str:
+        """The one sentence with which `line` is refused."""
+        said = self(line, code)
+        assert said.startswith("✗ "), said
+        assert said.count("\n") == 1, said
+        assert re.search(r"[.?]$", said.strip()), said
+        return said.strip()
+
+    def json(self, line: str, code: int = 0) -> Any:
+        """The output of `line`, read as JSON."""
+        self.host.json = True
+        try:
+            return json.loads(self(line, code))
+        finally:
+            self.host.json = False

@@ -11,7 +11,7 @@ import pytest
 
 from meton_plugins.finetune.engine.package import find
 from meton_plugins.finetune.gguf.tiny import make_tiny
-from meton_plugins.finetune.paths import Home, engine_dir, private_dir
+from meton_plugins.finetune.paths import Home, engine_dir, private_dir, queue_file
 from meton_plugins.finetune.train.runs import Run
 
 from .runs import Bench, Ingredients, end_workers, small_dataset
@@ -39,12 +39,20 @@ def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingredient
 
 
 @pytest.fixture
-def bench(home: Path, engine: object, ingredients: Ingredients) -> Iterator[Bench]:
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine does for this process it does with one thread, unless a test says how many: see SETTINGS."""
+    for module in ("jobs", "costs"):
+        monkeypatch.setattr(f"meton_plugins.finetune.engine.{module}.threads", lambda wanted=0: wanted or 1)
+
+
+@pytest.fixture
+def bench(home: Path, engine: object, one_thread: None, ingredients: Ingredients) -> Iterator[Bench]:
     """A fresh data folder; nothing goes on when the test is over."""
     templates = home / "templates" / "modelfiles"
     templates.mkdir(parents=True)
     (templates / "bare.Modelfile").write_text("FROM .\n", encoding="utf-8")
     yield Bench(Home(home), ingredients.base, ingredients.dataset)
+    queue_file().unlink(missing_ok=True)  # first: who ends starts the next
     end_workers(home / "runs")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from meton_plugins.finetune.turn import Turn
 SETTINGS = TrainSettings(
     epochs=6, save_steps=5, threads=1, template="bare", lora_rank=4, learning_rate=1e-3, patience=0
 )
+#: Datasets of one row an example, a dozen words each.
+SHORT = BuildSettings(form="plain", context_turns=0)
 SLOW = 90.0
 
 
@@ -42,23 +45,65 @@ def until(true: Callable[[], Any], what: str, seconds: float = SLOW) -> None:
         time.sleep(0.005)
 
 
-def small_dataset(folder: Path, examples: int = 12) -> Path:
-    """A frozen dataset of short rows in the data folder `folder`; its path."""
+def rated(home: Home, start: int, stop: int) -> list[str]:
+    """Add the examples number `start` to `stop`, all of them rated, to the library; their ids."""
     turns = [
         Turn(
             session=f"s{number}",
-            at=f"2026-01-{number + 1:02d}T10:00:00",
+            at=f"2026-01-{number % 28 + 1:02d}T10:{number // 28:02d}:00",
             question=f"What is number {number}?",
             answer=f"It is {number * 7}, as all know.",
         )
-        for number in range(examples)
+        for number in range(start, stop)
     ]
-    home = Home(folder).make()
-    with Library(home.library) as library:
+    with Library(home.make().library) as library:
         new, _ = library.add(turns)
         library.rate(new, 5)
-        manifest = dataset.build(library, BuildSettings(form="plain", context_turns=0), home.datasets)
-    return home.datasets / manifest.id
+    return new
+
+
+def frozen(home: Home, settings: BuildSettings = SHORT) -> Path:
+    """A dataset of all that is in the library; its folder."""
+    with Library(home.library) as library:
+        return home.datasets / dataset.build(library, settings, home.datasets).id
+
+
+def small_dataset(folder: Path, examples: int = 12) -> Path:
+    """A frozen dataset of short rows in the data folder `folder`; its path."""
+    home = Home(folder).make()
+    rated(home, 0, examples)
+    return frozen(home)
+
+
+def judged_dataset(home: Home) -> Path:
+    """The same of 80 examples, of which 26 are held out: enough for a gate."""
+    new = rated(home, 0, 80)
+    with Library(home.library) as library:
+        library.tag(new[:26], add=["judge"])
+    return frozen(home, SHORT.model_copy(update={"heldout": "judge"}))
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """What is started meanwhile has one core, and so one thread: see SETTINGS."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {random.choice(sorted(cores))})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+class Shell(subprocess.Popen[str]):
+    """A process that ends with the test that waits for it in vain."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
 
 
 @dataclass
@@ -92,12 +137,13 @@ class Bench:
         given = [f"--{flag.replace('_', '-')}={value}" for flag, value in said.items()]
         return ["finetune", "start", *given, *words]
 
-    def popen(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def popen(self, *words: str, **options: Any) -> Shell:
         """`meton-finetune WORDS` in a process group of its own, as a terminal would run it."""
         command = [sys.executable, "-m", "meton_plugins.finetune", *words]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True} | options
         environment = {**os.environ, **self.environment, "COLUMNS": "120"}
-        return subprocess.Popen(command, env=environment, start_new_session=True, **options)
+        with one_core():
+            return Shell(command, env=environment, start_new_session=True, **options)
 
     def command(self, *words: str, code: int = 0) -> str:
         """What `meton-finetune WORDS` prints, having ended with `code`."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -16,35 +14,24 @@ from meton_plugins.finetune.settings import TrainSettings
 from meton_plugins.finetune.train.record import BaseRecord, RunRecord
 from meton_plugins.finetune.train.runs import Run
 
-from .host import RecordingHost
+from .host import RecordingHost, User
 
 #: Conversations as Meton keeps them, of 44 answers that can be taken in.
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "conversations"
 
 
-class Typed:
-    """A host with the command, and what a user types into it. `answers` are his to questions."""
+class Typed(User):
+    """A user of /dataset. `answers` are his to questions."""
 
     def __init__(self, root: Path, *answers: bool, conversations: Path | None = None) -> None:
         self.home = Home(root)
-        self.host = RecordingHost(root, conversations_dir=conversations, answers=answers)
-        self.command = make(self.host, self.home)
+        host = RecordingHost(root, conversations_dir=conversations, answers=answers)
+        super().__init__(host, make(host, self.home))
 
     def __call__(self, line: str, code: int = 0) -> str:
-        """Type `line` after /dataset, or a short form; its output."""
-        self.host.clear()
+        """The output of `line`, typed after /dataset, or of a short form."""
         word, _, rest = line.partition(" ")
-        line = f"{ALIASES[word]} {rest}" if word in ALIASES else line
-        assert self.command.run(line) == code, self.host.output
-        return self.host.output
-
-    def json(self, line: str, code: int = 0) -> Any:
-        """The same, read as JSON."""
-        self.host.json = True
-        try:
-            return json.loads(self(line, code))
-        finally:
-            self.host.json = False
+        return super().__call__(f"{ALIASES[word]} {rest}" if word in ALIASES else line, code)
 
     def terminal(self, line: str, width: int = 80) -> str:
         """The output on a terminal with colours."""

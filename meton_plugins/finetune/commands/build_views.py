@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..settings import Settings
+from ..units import many
 from .edge import note, say
 from .lettering import cell, line
-from .tables import NARROW, SIDES, grid, many, table
+from .tables import NARROW, SIDES, grid, table
 
 if TYPE_CHECKING:
     from ...host.api import Host

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..errors import EngineError, FinetuneError, ModelError, UsageError
 from ..settings import BuildSettings, Settings, load
+from ..units import many
 from .edge import note, say, show_json
 from .examples import system_of
 from .harvesting import take
 from .options import Parser, flags_of, settings_from, split
-from .tables import many
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
+from ..units import many
 from .edge import note, say
 from .lettering import cell, line
-from .tables import SIDES, grid, many
+from .tables import SIDES, grid
 
 if TYPE_CHECKING:
     from ...host.api import Host

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import NotFound, UsageError
 from ..settings import load
+from ..units import many
 from .edge import note, say, show_json
 from .options import Parser, split
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

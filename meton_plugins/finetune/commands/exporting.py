@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import DataError, UsageError
+from ..units import many
 from .edge import note, say, show_json
 from .options import Parser, split
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

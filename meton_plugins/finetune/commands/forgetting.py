@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..errors import FinetuneError, NotFound, UsageError
+from ..units import many
 from .edge import note, say, show_json
 from .examples import named
 from .options import Parser, split
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

@@ -51,10 +51,10 @@ def pass_gate(
 
     A model that is none of ours was chosen by the user, and no gate is asked.
     """
-    from ..serve.register import list_registered
+    from ..serve.register import find_registered
     from ..serve.subject import find_subject
 
-    if not any(model in (made.tag, made.alias) for made in list_registered(home_of(host))):
+    if find_registered(home_of(host), model) is None:
         return Passage()
     try:
         subject = find_subject(home_of(host), model)

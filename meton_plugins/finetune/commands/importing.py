@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..paths import Home
 from ..told import IMPORTED, Told
+from ..units import many
 from .edge import note, say, show_json
 from .options import Parser, split
 from .progress import bar
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..units import size
+from ..units import many, size
 from .edge import note, say, show_json
 from .options import Parser, split
 from .progress import bar, run_line
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..units import duration
+from ..units import duration, many
 from ..units import memory as memory_of
 from .edge import say
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
+from ..units import many
 from .edge import note
 from .lettering import ascii_only, line, visible
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

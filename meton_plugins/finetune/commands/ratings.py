@@ -7,10 +7,10 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotFound, UsageError
+from ..units import many
 from .edge import note, say, show_json
 from .examples import library_of, named
 from .options import Parser, split
-from .tables import many
 
 if TYPE_CHECKING:
     from ...host.api import Host

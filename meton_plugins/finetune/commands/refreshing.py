@@ -59,7 +59,7 @@ def refresh(host: Host, home: Home, options: argparse.Namespace) -> int:
                 "own would hold now: rate or fix more answers first."
             )
         if not found.worth and not options.yes:
-            from .tables import many
+            from ..units import many
 
             question = (
                 f"Only {many(found.new, 'example')} new since {run.name}, {service.WORTH} are worth a run. Go on?"
@@ -78,7 +78,7 @@ def refresh(host: Host, home: Home, options: argparse.Namespace) -> int:
 
 def _checked(host: Host, found: Since) -> int:
     from ..train.refresh import WORTH
-    from .tables import many
+    from ..units import many
 
     name = found.run.name
     if host.json:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..units import many
 from ..units import size as in_units
 from .edge import note, say, show_json
 from .places import history_of, home_of, minute, server_of
-from .tables import many
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..units import short
 from .edge import say
 from .lettering import ascii_only, cell, fitting, line
 from .progress import duration, memory, result, run_line
@@ -104,7 +105,7 @@ def compared(host: Host, table: Comparison) -> None:
         if title and rows:
             grid.add_row(Text(title, style="bold not dim"))
         for what, a, b in rows:
-            grid.add_row(Text(what), *(cell(host, "·" if value is None else _short(value)) for value in (a, b)))
+            grid.add_row(Text(what), *(cell(host, "·" if value is None else short(value)) for value in (a, b)))
     host.console.print(grid)
     _curves(host, table)
     if table.better:
@@ -146,12 +147,6 @@ def logged(host: Host, events: Iterable[dict[str, Any]]) -> None:
         line(host, f"{clock(event):8}  {event['event']:<11} {told(event)}".rstrip())
         for example in event.get("skipped", []):
             line(host, f"{'':21} left out {example['id']}: {example['reason']}")
-
-
-def _short(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def examined(host: Host, rows: Sequence[Finding]) -> None:

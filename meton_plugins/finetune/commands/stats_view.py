@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..report.histogram import bars, gauge
+from ..units import many
 from .edge import note
 from .lettering import ascii_only, cell, line, visible
 from .library_views import counted
-from .tables import NARROW, many, table
+from .tables import NARROW, table
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -102,7 +103,7 @@ def _chart(host: Host, title: str, rows: Sequence[tuple[str, int]]) -> None:
 
 def _rest(host: Host, number: int, noun: str) -> None:
     if number > 0:
-        note(host, f"and {number:,} more {noun}{'' if number == 1 else 's'} (--json lists all)")
+        note(host, f"and {many(number, f'more {noun}')} (--json lists all)")
 
 
 def _width(host: Host) -> int:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ..library.records import Split
 
-__all__ = ["NARROW", "SIDES", "grid", "many", "table"]
+__all__ = ["NARROW", "SIDES", "grid", "table"]
 
 #: The sides of the split, as people read them.
 SIDES: Final[tuple[tuple[Split, str], ...]] = (
@@ -52,8 +52,3 @@ def grid() -> Table:
     made.add_column(style="dim")
     made.add_column()
     return made
-
-
-def many(number: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -27,7 +27,7 @@ from .duplicates import said as compared
 from .frozen import NAMES
 from .funnel import Funnel, sift
 from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Row, SourceEntry, TokenStats, read_manifest
-from .rows import PLAIN, plain_rows, prompt, rows, said
+from .rows import PLAIN, example_of, plain_rows, prompt, rows, said
 from .sources import Source, check_sources, source_of, times
 from .split import assign, named
 
@@ -174,7 +174,7 @@ def _entries(made: Plan, train: Sequence[Row]) -> list[SourceEntry]:
         return []
     owners = {example.id: source_of(example, made.sources) for split in FILES for example in made.side(split)}
     examples = Counter(source.label for source in owners.values() if source)
-    lines = Counter(source.label for row in train if (source := owners[row.id.partition("#")[0]]))
+    lines = Counter(source.label for row in train if (source := owners[example_of(row.id)]))
     return [
         SourceEntry(label=source.label, weight=source.weight, examples=examples[source.label], rows=lines[source.label])
         for source in made.sources

@@ -11,7 +11,7 @@ from ..library.records import Split
 from ..turn import Message
 from .frozen import Dataset
 from .manifest import FILES, Manifest, Row
-from .rows import question_of
+from .rows import example_of, question_of
 
 __all__ = ["Change", "DatasetDiff", "Item", "Side", "compare"]
 
@@ -105,7 +105,7 @@ def _sides(dataset: Dataset) -> _Sides:
         rows: list[Row] = getattr(dataset, split)
         side = found.setdefault(split, {})
         for row in rows:
-            side.setdefault(row.id.partition("#")[0], []).append(row)
+            side.setdefault(example_of(row.id), []).append(row)
     return found
 
 

@@ -20,7 +20,7 @@ from ..turn import Message
 from .duplicates import Said, compare
 from .frozen import load
 from .manifest import PAIRS, Row
-from .rows import question_of
+from .rows import example_of, question_of
 from .split import SIDES
 
 __all__ = ["ALIKE", "Leak", "Leaks", "Place", "find"]
@@ -132,7 +132,7 @@ def _read(number: int, place: Place) -> list[_Seen]:
     found: dict[tuple[Split, str], _Seen] = {}
     for side, rows in sides:
         for row in rows:
-            name = row.id.partition("#")[0]
+            name = example_of(row.id)
             said = Said(name, _asked(row.messages[:-1]), _answered(row.messages[-1].content))
             found[side, name] = _Seen(number, side, name, row.session, said)
     if PAIRS in frozen.manifest.files:

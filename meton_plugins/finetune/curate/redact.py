@@ -17,7 +17,7 @@ from ..library import Forgotten
 from ..library.records import content_mark, settled
 from ..paths import replacing, replacing_path, write_json
 from .manifest import FILES, MANIFEST, PAIRS, FileEntry, Manifest, Redaction, read_manifest
-from .rows import PLAIN, question_of
+from .rows import PLAIN, example_of, question_of
 
 __all__ = ["held", "redact"]
 
@@ -108,7 +108,7 @@ def _planned(folder: Path, what: Forgotten, raws: dict[str, bytes], left: dict[s
             values = [json.loads(line) for line in after.split(b"\n") if line]
             counts[side] = len(values)
             plain = sum(str(value.get("id")).endswith(PLAIN) for value in values) if side == "train" else plain
-            examples |= {side: len({_example(value) for value in values})} if examples else {}
+            examples |= {side: len({example_of(str(value.get("id", ""))) for value in values})} if examples else {}
             sessions[side] = len({value.get("session") for value in values})
     redaction = Redaction(at=at, forgotten=what.name, lines=lines, files=changes)
     return manifest.model_copy(
@@ -146,9 +146,7 @@ class _Finder:
     def holds(self, line: bytes) -> bool:
         """Whether a line is of what is forgotten, or shows it."""
         head = _HEAD.match(line)
-        known = head is not None and (
-            head[1].decode().partition("#")[0] in self._ids or head[2].decode() in self._pieces
-        )
+        known = head is not None and (example_of(head[1].decode()) in self._ids or head[2].decode() in self._pieces)
         told_apart = head is not None and not known
         if told_apart and self._anchors is not None and self._anchors.isdisjoint(line.lower().split()):
             return False
@@ -159,7 +157,7 @@ class _Finder:
         return isinstance(value, dict) and self._is(value)
 
     def _is(self, value: dict[str, Any]) -> bool:
-        if _example(value) in self._ids:
+        if example_of(str(value.get("id", ""))) in self._ids:
             return True
         messages = value.get("messages") or value.get("prompt")
         if not isinstance(messages, list):
@@ -180,11 +178,6 @@ def _anchor(answer: str) -> bytes | None:
     inner = (word for row in answer.splitlines() for word in row.split(" ")[1:-1])
     words = [word for word in inner if word.isascii() and word.isalnum()]
     return max(words, key=len).lower().encode() if words else None
-
-
-def _example(value: dict[str, Any]) -> str:
-    """The id of the example that a line is of; a row of one of its model calls is called `<id>#<number>`."""
-    return str(value.get("id", "")).partition("#")[0]
 
 
 def _answer(text: str) -> str:

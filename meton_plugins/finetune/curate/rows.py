@@ -13,7 +13,7 @@ from ..settings import BuildSettings
 from ..turn import Message, ToolUse
 from .manifest import Row
 
-__all__ = ["PLAIN", "plain_rows", "prompt", "question_of", "rows", "said"]
+__all__ = ["PLAIN", "example_of", "plain_rows", "prompt", "question_of", "rows", "said"]
 
 
 #: Ends the id of a row that says an answer once more as a plain chat.
@@ -43,6 +43,11 @@ def rows(example: Example, settings: BuildSettings) -> list[Row]:
         _row(f"{example.id}#{number}", example, prompt(example, settings, example.tools[: step.tools]), step.text)
         for number, step in enumerate(steps, 1)
     ]
+
+
+def example_of(row: str) -> str:
+    """The id of the example that the row called `row` comes from: `<id>`, `<id>#<n>`, `<id>#plain`."""
+    return row.partition("#")[0]
 
 
 def plain_rows(examples: Sequence[Example], settings: BuildSettings) -> list[Row]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ..units import many, short
+
 __all__ = ["clock", "told"]
 
 #: What every event has beside its facts.
@@ -37,13 +39,13 @@ def _known(event: Mapping[str, Any]) -> str | None:
             )
         case "rows":
             out = len(event.get("skipped", ()))
-            skipped = f"; {_many(out, 'example')} left out" if out else ""
-            tokens = f", {_many(event['tokens'], 'token')}, {event['learned']:,} of them learned"
+            skipped = f"; {many(out, 'example')} left out" if out else ""
+            tokens = f", {many(event['tokens'], 'token')}, {event['learned']:,} of them learned"
             longest = f", the longest row {event['longest']:,}" if event["rows"] else ""
             side = "to train on" if event["side"] == "train" else "to validate with"
-            return f"{_many(event['rows'], 'row')} {side}{tokens}{longest}{skipped}"
+            return f"{many(event['rows'], 'row')} {side}{tokens}{longest}{skipped}"
         case "begin":
-            return f"{_many(event['steps'], 'step')} in {_many(event['epochs'], 'epoch')}"
+            return f"{many(event['steps'], 'step')} in {many(event['epochs'], 'epoch')}"
         case "validation":
             if event["step"] == 0:
                 return f"loss {event['loss']:.3f} before training"
@@ -75,16 +77,6 @@ def _why(event: Mapping[str, Any]) -> str:
     return f": {words}" if words else ""
 
 
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def _facts(event: Mapping[str, Any]) -> str:
     facts = {name: value for name, value in event.items() if name not in HIDDEN and value is not None}
-    return "  ".join(f"{name} {_short(value)}" for name, value in facts.items())
-
-
-def _short(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "  ".join(f"{name} {short(value)}" for name, value in facts.items())

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..paths import Home, private_dir, write_json
+from .contender import Chat
 from .form_check import Speaker
 
-__all__ = ["QUESTIONS", "Chat", "canary"]
-
-Chat = tuple[str, list[dict[str, Any]]]
+__all__ = ["QUESTIONS", "canary"]
 
 #: General knowledge of a coding assistant, far from any one user's project.
 QUESTIONS: Final[tuple[str, ...]] = (

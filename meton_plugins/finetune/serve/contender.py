@@ -37,6 +37,10 @@ class Contender(NamedTuple):
     system: str = ""
     workers: int = 0
 
+    def paced(self, messages: list[dict[str, Any]]) -> Contender:
+        """It with as many threads as are faster here with `messages`: where others work too, one may beat all."""
+        return self._replace(workers=jobs.pace(self.file, [messages], self.chat_template).threads)
+
     def losses(
         self, home: Home, chats: Sequence[Chat], ctx_size: int, progress: Progress | None = None
     ) -> dict[str, Loss]:
@@ -55,14 +59,13 @@ class Contender(NamedTuple):
         """What `losses` has measured before; None where it has not."""
         return _kept(self._place(home, chats, ctx_size))
 
-    def _place(self, home: Home, chats: Sequence[Chat], ctx_size: int) -> Path:
-        said = json.dumps([self.sha256, self.chat_template, self.system, ctx_size, chats], sort_keys=True)
-        return private_dir(home.root / "judged") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
+    def _place(self, home: Home, chats: Sequence[Chat], tokens: int, kind: str = "") -> Path:
+        said = json.dumps([self.sha256, self.chat_template, self.system, tokens, chats], sort_keys=True)
+        return private_dir(home.root / "judged") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}{kind}.json"
 
     def replies(self, home: Home, chats: Sequence[Chat], limit: int, progress: Progress | None = None) -> list[Reply]:
         """What it answers to each chat, its last message left out, as numbers; asked once and kept like `losses`."""
-        said = json.dumps([self.sha256, self.chat_template, self.system, limit, chats], sort_keys=True)
-        path = private_dir(home.root / "judged") / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}-said.json"
+        path = self._place(home, chats, limit, "-said")
         try:
             return [Reply.model_validate(one) for one in json.loads(path.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):

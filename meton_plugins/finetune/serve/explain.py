@@ -16,15 +16,16 @@ from ..errors import EngineError, FinetuneError, NotFound
 from ..paths import Home
 from ..settings import GateSettings
 from ..train.diagnosis import diagnose
-from ..train.finding import Finding, loss, times
+from ..train.finding import Finding, loss
 from ..train.runs import Run, find_run
+from ..units import many
 from . import loading, served, symptoms
 from .canary import QUESTIONS, canary
 from .contender import Chat, Contender, base_of, tuned_of
 from .gate import KEEPS_FORM
 from .heldout import by_example, heldout
 from .loading import Serving
-from .register import Registered, list_registered
+from .register import Registered, find_registered, list_registered
 from .reply import Reply, alike, digest
 from .subject import Subject, find_subject
 from .symptoms import Signs
@@ -123,15 +124,15 @@ def sifted(findings: Sequence[Finding]) -> list[Finding]:
 
 def _target(home: Home, text: str | None) -> tuple[Registered | None, Run | None]:
     """The registered model and the run that `text` names; of a run, the model that was made of it last."""
-    registered = list_registered(home)
     if text is not None and ":" in text:
-        made = next((made for made in reversed(registered) if text in (made.tag, made.alias)), None)
+        made = find_registered(home, text)
         if made is None:
             raise NotFound(f"There is no registered model {text}: see `/model-register list`.")
         run = Run(home.runs / str(made.notes.get("run")))
         return made, run if (run.folder / "run.json").is_file() else None
     run = find_run(home.runs, text)
-    return next((made for made in reversed(registered) if made.notes.get("run") == run.name), None), run
+    registered = reversed(list_registered(home))
+    return next((made for made in registered if made.notes.get("run") == run.name), None), run
 
 
 def _usable(subject: Subject, serving: Serving) -> Subject:
@@ -284,13 +285,13 @@ def _good(signs: Signs | None, serving: Serving, wrong: set[str]) -> list[str]:
     good = []
     if signs is not None and "gibberish" not in wrong:
         if signs.new is not None and signs.base is not None and signs.new < signs.base * (1 - symptoms.HARDLY):
-            what = times(signs.judged, f"{signs.side} answer")
+            what = many(signs.judged, f"{signs.side} answer")
             good.append(f"Its loss on {what} is {loss(signs.new)}, its base's {loss(signs.base)}.")
         if signs.replies and (ended := sum(reply.ended for reply in signs.replies)) == len(signs.replies):
-            good.append(f"{'All' if ended > 1 else 'The'} {times(ended, 'answer')} came to an end.")
+            good.append(f"{'All' if ended > 1 else 'The'} {many(ended, 'answer')} came to an end.")
         if signs.canary is not None and "forgets" not in wrong:
             before, after, count = signs.canary
-            good.append(f"On {times(count, 'general question')} it is near its base: {loss(before)} → {loss(after)}.")
+            good.append(f"On {many(count, 'general question')} it is near its base: {loss(before)} → {loss(after)}.")
     if serving.listed and serving.refused is None and serving.speed is not None and "slow" not in wrong:
         good.append(f"It says {serving.speed:.0f} tokens a second through {serving.through}.")
     return good

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import Timeout
-
 from ..curate.build import deciding
 from ..curate.manifest import MANIFEST
 from ..curate.output import outputs
@@ -24,7 +22,7 @@ from ..library.quotes import Quotes
 from ..paths import Home
 from ..told import BACKUPS, Told
 from ..train.lineage import lineage
-from ..train.lock import start_lock
+from ..train.lock import alone
 from ..train.record import Redacted
 from ..train.runs import ANSWERS, REPORT, START, Run, all_runs
 from .export_record import read_export
@@ -163,16 +161,8 @@ def _finish(home: Home, library: Library, what: Forgotten, conversations: Sequen
 @contextmanager
 def _alone(library: Library) -> Iterator[None]:
     """No dataset is built and no run started meanwhile: either could still hold what is forgotten."""
-    lock = start_lock()
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout as error:
-        raise BusyError("Another session is starting a run just now: try again in a moment.") from error
-    try:
-        with deciding(library):
-            yield
-    finally:
-        lock.release()
+    with alone(PATIENCE), deciding(library):
+        yield
 
 
 def _datasets(home: Home) -> list[Path]:

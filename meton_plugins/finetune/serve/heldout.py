@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from ..curate.manifest import FILES, Row
+from ..curate.rows import example_of
 from ..engine.jobs import Loss
 from ..train.lineage import learned, mark, of_examples, session_mark
 from ..train.runs import Run
 from .contender import Chat
 
 __all__ = ["by_example", "heldout"]
-
-#: Parts an example's id from the number of one of its model calls.
-PART: Final = "#"
 
 
 def heldout(runs: Sequence[Run]) -> list[Chat]:
@@ -40,10 +37,6 @@ def by_example(losses: Mapping[str, Loss]) -> dict[str, Loss]:
     """The losses of an example's rows as one: they are not independent of each other."""
     found: dict[str, Loss] = {}
     for name, loss in losses.items():
-        before = found.get(_example(name), Loss(0.0, 0))
-        found[_example(name)] = Loss(before.nats + loss.nats, before.tokens + loss.tokens)
+        before = found.get(example_of(name), Loss(0.0, 0))
+        found[example_of(name)] = Loss(before.nats + loss.nats, before.tokens + loss.tokens)
     return found
-
-
-def _example(row: str) -> str:
-    return row.partition(PART)[0]

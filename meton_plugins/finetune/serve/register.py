@@ -22,7 +22,7 @@ from .names import check_model_name
 if TYPE_CHECKING:
     from .ollama import Listed, Server, Show
 
-__all__ = ["PREFIX", "Registered", "announced", "keep", "list_registered", "register"]
+__all__ = ["PREFIX", "Registered", "announced", "find_registered", "keep", "list_registered", "register"]
 
 #: Before each name, so that nobody's own models are ever touched.
 PREFIX: Final = "meton-"
@@ -146,6 +146,12 @@ def list_registered(home: Home) -> list[Registered]:
     """The manifests of all registered models, oldest first."""
     folders = sorted(path for path in home.models.glob("*") if path.is_dir())
     return sorted((made for folder in folders for made in _manifests(folder)), key=lambda made: (made.when, made.tag))
+
+
+def find_registered(home: Home, name: str) -> Registered | None:
+    """The model with the tag `name`, or the newest with this alias, one that is not retired before all that are."""
+    found = [made for made in list_registered(home) if name in (made.tag, made.alias)]
+    return next((made for made in reversed(found) if not made.retired), found[-1] if found else None)
 
 
 def announced(home: Home) -> list[str]:

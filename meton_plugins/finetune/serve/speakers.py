@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..curate.manifest import read_manifest
-from ..engine.jobs import pace
 from ..errors import FinetuneError, NotFound, ServerError
 from ..paths import Home
 from .contender import Contender, base_of, tuned_of
 from .form_check import Speaker
 from .names import full_name
-from .register import list_registered
+from .register import find_registered
 from .subject import find_subject
 
 if TYPE_CHECKING:
@@ -77,15 +76,14 @@ def _served(server: Server, name: str, *, in_form: bool) -> Voice:
 
 def _engine(one: Contender, *, in_form: bool) -> Voice:
     def speaker(limit: int, progress: Progress) -> Speaker:
-        workers = pace(one.file, [[{"role": "user", "content": "Hello"}]], one.chat_template).threads
-        return one._replace(workers=workers).speaker(limit, progress=progress)
+        return one.paced([{"role": "user", "content": "Hello"}]).speaker(limit, progress=progress)
 
     return Voice(one.name, "the training engine", in_form, speaker)
 
 
 def _in_form(home: Home, name: str) -> bool:
     """Whether the model was trained on a dataset in Meton's form; False for one that is none of ours."""
-    made = next((made for made in list_registered(home) if name in (made.tag, made.alias)), None)
+    made = find_registered(home, name)
     run = home.runs / str(made.notes.get("run") if made else name)
     try:
         return read_manifest(run / "dataset").settings.form == "meton"

@@ -10,7 +10,7 @@ from ..paths import Home
 from ..train.runs import CHAT_TEMPLATE, Run, find_run
 from ..train.worker import check_base
 from .export_record import read_export
-from .register import list_registered
+from .register import find_registered
 
 __all__ = ["Subject", "find_subject", "template_of"]
 
@@ -32,7 +32,7 @@ def find_subject(home: Home, text: str | None) -> Subject:
     """The run `text`, the run of the registered model `text`, or the newest run; NotFound where its files are gone."""
     name, file, sha256 = text, None, None
     if text is not None and ":" in text:
-        made = next((made for made in list_registered(home) if text in (made.tag, made.alias)), None)
+        made = find_registered(home, text)
         if made is None:
             raise NotFound(f"There is no registered model {text}: see `/model-register list`.")
         name, file, sha256 = made.notes.get("run"), Path(made.gguf), made.sha256

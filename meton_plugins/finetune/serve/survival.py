@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from ..curate.manifest import FILES
 from ..engine.file_types import FILE_TYPES
-from ..engine.jobs import count_tokens, pace
+from ..engine.jobs import count_tokens
 from ..errors import FinetuneError
 from ..gguf.inspect import fingerprint
 from ..paths import Home
@@ -153,9 +153,7 @@ def _scale(home: Home, run: Run) -> _Scale | Survival:
         reason = f"none of the {len(rows)} validation rows fits into {ctx_size} tokens: train with a larger --ctx-size"
         return Survival(left_out=len(rows), reason=f"What the files keep of the tuning is not measured, for {reason}.")
     chosen = sorted(fit, key=lambda row: hashlib.sha256(row[0].encode()).digest())[:MOST]
-    # Where others work too, one thread may be far faster than all.
-    workers = pace(base, [fit[0][1][:-1]], template).threads
-    reader = Contender("base", base, record.base.sha256, None, template, record.system, workers)
+    reader = Contender("base", base, record.base.sha256, None, template, record.system).paced(fit[0][1][:-1])
     return _Scale(home, chosen, len(rows) - len(fit), reader, ctx_size)
 
 

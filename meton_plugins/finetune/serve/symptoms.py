@@ -9,7 +9,8 @@ from statistics import median
 from typing import Final
 
 from ..settings import TrainSettings
-from ..train.finding import Finding, loss, rate, times
+from ..train.finding import Finding, loss, rate
+from ..units import many
 from .parameters import METON_SETTINGS
 from .reply import Reply, alike
 
@@ -125,7 +126,7 @@ def repetitive(signs: Signs) -> Finding | None:
     own = f"its base in {before}" if before else "its base in none"
     return Finding(
         "repetitive", "note" if too else "bad", "It repeats itself",
-        f"{caught} of {times(len(signs.replies), 'answer')} say the same again and again, {own}; in the middle "
+        f"{caught} of {many(len(signs.replies), 'answer')} say the same again and again, {own}; in the middle "
         f"{share:.0%} of an answer was there before.",
         f"{METON_SETTINGS['repeat_penalty']}: {PENALTY} in Meton's config.yaml helps at once: Meton sends its own with "
         f"each call, so PARAMETER repeat_penalty of a Modelfile does nothing there. And train on {_diverse(signs)}"
@@ -158,7 +159,7 @@ def endless(signs: Signs) -> Finding | None:
     before = sum(not reply.ended for reply in signs.base_replies)
     return Finding(
         "endless", "bad", "Its answers do not end",
-        f"{open_} of {times(len(fair), 'answer')} ran to the limit of {signs.limit} tokens, of the base's {before}; "
+        f"{open_} of {many(len(fair), 'answer')} ran to the limit of {signs.limit} tokens, of the base's {before}; "
         f"the expected ones have {round(median(signs.wanted))}.",
         f"It has not learned to stop: --epochs {2 * signs.settings.epochs}, now {signs.settings.epochs}. Until then "
         f"{METON_SETTINGS['num_predict']} in Meton's config.yaml limits what it says.",
@@ -194,10 +195,10 @@ def ignores(signs: Signs) -> Finding | None:
         return None
     said = []
     if pairs and (parrot or equal):
-        said.append(f"{equal} of {times(len(pairs), 'answer')} are word for word its base's.")
+        said.append(f"{equal} of {many(len(pairs), 'answer')} are word for word its base's.")
     if flat:
         said.append(
-            f"Its loss on {times(signs.judged, signs.side + ' answer')} is {loss(signs.new or 0)}, "
+            f"Its loss on {many(signs.judged, signs.side + ' answer')} is {loss(signs.new or 0)}, "
             f"the base's {loss(signs.base or 0)}."
         )
     settings = signs.settings
@@ -221,7 +222,7 @@ def quantized(signs: Signs) -> Finding | None:
     better = better_quant(signs.quant)
     return Finding(
         "quantization", "bad" if kept < KEPT / 2 else "note", "Quantizing cost what it had learned",
-        f"On {times(signs.judged, signs.side + ' answer')} the base loses {loss(signs.base or 0)}, the adapter "
+        f"On {many(signs.judged, signs.side + ' answer')} the base loses {loss(signs.base or 0)}, the adapter "
         f"{loss(signs.adapter or 0)}, the file ({signs.quant or 'exported'}) {loss(signs.new or 0)}: it keeps "
         f"{kept:.0%} of the gain.",
         f"/export model {signs.run} --quant {better}, then /model-register add {signs.run} --quant {better}.",
@@ -239,7 +240,7 @@ def by_heart(signs: Signs) -> Finding | None:
     return Finding(
         "by heart", "bad", "It knows its examples by heart and little else",
         f"Its loss is {loss(signs.learned)} on examples that it was trained on and {loss(signs.new or 0)} on "
-        f"{times(signs.judged, signs.side + ' answer')}, the base's {loss(signs.base)}.",
+        f"{many(signs.judged, signs.side + ' answer')}, the base's {loss(signs.base)}.",
         f"--epochs {max(1, signs.settings.epochs // 2)} (now {signs.settings.epochs}), on {_diverse(signs)}",
         "it knows its examples by heart and little else",
     )  # fmt: skip
@@ -261,7 +262,7 @@ def forgets(signs: Signs) -> Finding | None:
     )
     return Finding(
         "forgets", "bad", "It forgets what its base knew",
-        f"Its loss on {times(count, 'answer')} of the base to general questions is {loss(after)}, the base's own "
+        f"Its loss on {many(count, 'answer')} of the base to general questions is {loss(after)}, the base's own "
         f"{loss(before)}: {rise:+.0%}, and {signs.may_forget:+.0%} is the most.",
         f"Mix general examples in: {mixed}; or --epochs {max(1, signs.settings.epochs // 2)} (now "
         f"{signs.settings.epochs}), --learning-rate {rate(signs.settings.learning_rate / 2)}.",

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..engine.jobs import Loss, pace
+from ..curate.rows import example_of
+from ..engine.jobs import Loss
 from ..errors import FinetuneError
 from ..gguf.inspect import fingerprint
 from ..library import Library
@@ -31,7 +32,7 @@ from .gate import (
 )
 from .heldout import by_example, heldout
 from .names import full_name
-from .register import list_registered
+from .register import find_registered
 from .subject import Subject, template_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class _Trial(NamedTuple):
 
 def find_holder(home: Home, server: Server | None, name: str, subject: Subject) -> Holder:
     """The files of the model `name`: of a registered one its GGUF, of any other what `server` keeps."""
-    made = next((made for made in list_registered(home) if name in (made.tag, made.alias)), None)
+    made = find_registered(home, name)
     if made is not None and Path(made.gguf).is_file():
         run = Run(home.runs / str(made.notes.get("run")))
         if (run.folder / "run.json").is_file():
@@ -99,15 +100,14 @@ def run_trial(
     ctx_size = subject.run.record.settings.ctx_size
     others = [holder.run] if holder and holder.run else []
     chats = heldout([subject.run, *others])
-    judged = len({each.partition("#")[0] for each, _ in chats})
+    judged = len({example_of(each) for each, _ in chats})
     base = base_of(subject)
     made = Gate(model=name, base=base.name, holder=holder.name if holder else None, heldout=judged, lines=[])
     few = judged < settings.fewest
     if few and not whole:
         return made.model_copy(update={"lines": [_too_few(judged, settings)]})
-    # Where others work too, one thread may be far faster than all.
-    workers = pace(base.file, [[{"role": "user", "content": QUESTIONS[0]}]], base.chat_template).threads
-    base, tuned = base._replace(workers=workers), tuned_of(subject, name)._replace(workers=workers)
+    base = base.paced([{"role": "user", "content": QUESTIONS[0]}])
+    tuned = tuned_of(subject, name)._replace(workers=base.workers)
     lines: list[Line] = []
     if few:
         lines.append(_too_few(judged, settings))

@@ -8,7 +8,8 @@ from statistics import median
 from typing import Final, Literal
 
 from ..engine.jobs import threads
-from .finding import Finding, rate, rounded, times
+from ..units import many
+from .finding import Finding, rate, rounded
 from .signals import Side, Signals
 
 __all__ = ["RULES"]
@@ -50,7 +51,7 @@ def out_of_memory(signals: Signals) -> Finding | None:
     now = signals.failed and _MEMORY.search(error) is not None
     if not now and not said:
         return None
-    often = f" ({times(len(said), 'time')})" if len(said) > 1 else ""
+    often = f" ({many(len(said), 'time')})" if len(said) > 1 else ""
     peak = signals.state.peak_rss_mb
     used = f" It had used {peak:,.0f} MB at most." if peak else ""
     longest = max((side.longest for side in (signals.train, signals.validation) if side), default=0)
@@ -76,7 +77,7 @@ def left_out(signals: Signals) -> Finding | None:
         return None
     lengths = sorted(int(found[1]) for reason in side.skipped if (found := _TOO_LONG.search(reason)))
     context = signals.record.settings.ctx_size
-    most = f"{len(side.skipped)} of {times(side.rows + len(side.skipped), 'training row')}"
+    most = f"{len(side.skipped)} of {many(side.rows + len(side.skipped), 'training row')}"
     if 2 * len(lengths) >= len(side.skipped):
         # The last tenth may be of another kind, and every token of the longest row costs memory.
         need = lengths[min(len(lengths) - 1, int(0.9 * len(lengths)))]
@@ -84,7 +85,7 @@ def left_out(signals: Signals) -> Finding | None:
         advice = f"--ctx-size {rounded(need)}, now {context}; or /dataset build with less --context-turns."
     else:
         reason, number = Counter(side.skipped).most_common(1)[0]
-        evidence = f"{most} could not be used: {times(number, 'time')} {reason}."
+        evidence = f"{most} could not be used: {many(number, 'time')} {reason}."
         advice = f"/finetune logs {signals.name} names them; mend them with /dataset edit and build again."
     severity: Literal["bad", "note"] = "bad" if part >= MOST_LEFT_OUT else "note"
     return Finding("left out", severity, "Many examples were left out", evidence, advice, "it saw few of its examples")
@@ -97,7 +98,7 @@ def few_examples(signals: Signals) -> Finding | None:
         return None
     return Finding(
         "few examples", "note", "Too few examples",
-        f"{times(rows, 'training row')}; under {EXAMPLES} a model learns them by heart and little else.",
+        f"{many(rows, 'training row')}; under {EXAMPLES} a model learns them by heart and little else.",
         "Rate more answers (/+ and /dataset rate) or /dataset import more, and /dataset build again.",
         "it had few examples",
     )  # fmt: skip
@@ -109,7 +110,7 @@ def unjudged(signals: Signals) -> Finding | None:
     if rows >= JUDGES:
         return None
     evidence = (
-        f"Only {times(rows, 'validation row')} judged it; under {JUDGES} that is a matter of chance."
+        f"Only {many(rows, 'validation row')} judged it; under {JUDGES} that is a matter of chance."
         if rows
         else "There is no validation side: nothing stops it early, and the last adapter is kept, not the best."
     )
@@ -128,7 +129,7 @@ def short_answers(signals: Signals) -> Finding | None:
         return None
     return Finding(
         "short answers", "note", "The answers are very short",
-        f"{side.learned / side.rows:.1f} learned tokens a row: {times(side.learned, 'token')} in {side.rows} rows.",
+        f"{side.learned / side.rows:.1f} learned tokens a row: {many(side.learned, 'token')} in {side.rows} rows.",
         "Leave such examples out with /dataset build --min-length 40, or fix them to say more (/fix).",
         "its answers are very short",
     )  # fmt: skip
@@ -151,7 +152,7 @@ def slow(signals: Signals) -> Finding | None:
         evidence = f"It fell from {first:,.0f} to {last:,.0f} tokens/s."
         more = "Something else began to work on this machine, or its memory filled up: look with /finetune doctor"
     elif 2 * used <= cores:
-        evidence = f"{speed:,.0f} tokens/s with {times(used, 'thread')}; this machine has {times(cores, 'core')}."
+        evidence = f"{speed:,.0f} tokens/s with {many(used, 'thread')}; this machine has {many(cores, 'core')}."
         more = f"--threads {cores}, now {used}"
     else:
         return None
@@ -171,9 +172,9 @@ def long_warmup(signals: Signals) -> Finding | None:
         return None
     done = signals.steps[-1] if signals.steps else 0
     if rising > WARMUP * total:
-        evidence = f"The learning rate rises for {rising} of {times(total, 'step')}."
+        evidence = f"The learning rate rises for {rising} of {many(total, 'step')}."
     elif signals.status == "finished" and done <= rising:
-        evidence = f"It ended after {times(done, 'step')}, while the learning rate still rose (for {rising})."
+        evidence = f"It ended after {many(done, 'step')}, while the learning rate still rose (for {rising})."
     else:
         return None
     return Finding(
@@ -206,7 +207,7 @@ def interrupted(signals: Signals) -> Finding | None:
     if signals.broken < BROKEN:
         return None
     minutes = signals.record.settings.save_minutes
-    again = f", and {times(signals.repeated, 'step')} had to be done again" if signals.repeated else ""
+    again = f", and {many(signals.repeated, 'step')} had to be done again" if signals.repeated else ""
     return Finding(
         "interrupted", "note", "It was interrupted often",
         f"{signals.broken} of {signals.state.attempt} attempts ended without a word{again}.",

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from filelock import Timeout
-
 from ..errors import BusyError, DataError, UsageError
 from ..paths import sync_dir
-from .lock import WAIT, start_lock
+from .lock import WAIT, alone
 from .runs import Run, all_runs
 
 __all__ = ["Doomed", "check", "delete", "doomed"]
@@ -75,7 +72,7 @@ def delete(runs: Sequence[Run], *, checkpoints: bool = False, force: bool = Fals
     Killed at any moment, a run is whole or gone, and what is left of it goes with the next deletion.
     """
     freed = sum(one.checkpoints if checkpoints else one.bytes for one in map(doomed, runs))
-    with _alone():
+    with alone(WAIT):
         check(runs, checkpoints=checkpoints, force=force)
         _sweep({run.folder.parent for run in runs})
         gone = [path for run in runs if (path := _set_aside(run.folder / CHECKPOINTS if checkpoints else run.folder))]
@@ -101,20 +98,6 @@ def _sweep(folders: set[Path]) -> None:
         for pattern in (f".*{MARK}", f"*/.{CHECKPOINTS}.*{MARK}"):
             for path in folder.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """No run is started meanwhile."""
-    lock = start_lock()
-    try:
-        lock.acquire(timeout=WAIT)
-    except Timeout as error:
-        raise BusyError("Another session is starting a run just now: try again in a moment.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _parent(run: Run) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+from ..units import many
 from . import circumstances, learning
-from .finding import Finding, loss, times
+from .finding import Finding, loss
 from .runs import Run
 from .signals import Signals, read
 
@@ -93,7 +94,7 @@ def _good(signals: Signals, wrong: set[str]) -> list[str]:
     elif fell and first is not None and last is not None:
         good.append(f"The loss fell: {loss(first)} → {loss(last)}.")
     if len(signals.losses) >= 20 and "spikes" not in wrong:
-        good.append(f"No sudden spikes in {times(len(signals.losses), 'step')}.")
+        good.append(f"No sudden spikes in {many(len(signals.losses), 'step')}.")
     base, judged = signals.base_loss, signals.judged
     if base and judged and (best := min(check.loss for check in judged)) < base * (1 - learning.FLAT):
         good.append(f"On validation rows, which it never learned: {loss(base)} before, {loss(best)} at best.")

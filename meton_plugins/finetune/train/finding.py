@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "loss", "rate", "rounded", "times"]
+__all__ = ["Finding", "loss", "rate", "rounded"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,3 @@ def rate(value: float) -> str:
 def rounded(value: float, step: int = 64) -> int:
     """`value` up to the next multiple of `step`: a context size that a person would type."""
     return max(step, math.ceil(value / step) * step)
-
-
-def times(number: int, noun: str) -> str:
-    """`1 row`, `2 rows`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ from filelock import Timeout
 
 from ..engine.process import bootstrap
 from ..errors import BusyError, EngineError, FinetuneError
-from .lock import WAIT, held, machine_lock, start_lock, who_trains
+from .lock import WAIT, alone, held, machine_lock, start_lock, who_trains
 from .queue import put, take_out, waiting
 from .record import State
 from .runs import AT_WORK, Run
@@ -31,13 +30,15 @@ PATIENCE: Final = 20.0
 ROOM: Final = 64 << 10
 #: How long a worker that is over waits to start the next, in seconds: some session forgets words meanwhile, or starts.
 LONG: Final = 600.0
+#: How long one waits who would start a run while another does so: that may take all of its patience, in seconds.
+BRIEF: Final = PATIENCE + WAIT
 #: How long a session that looks waits for the run that it started by the way, in seconds.
 GLANCE: Final = 2.0
 
 
 def begin(create: Callable[[], Run]) -> tuple[Run, State]:
     """`create` a run and start it, or have it wait in the queue where one trains, or others wait before it."""
-    with _alone():
+    with alone(BRIEF):
         run = create()
         put([run.folder], "start")
         try:
@@ -50,7 +51,7 @@ def begin(create: Callable[[], Run]) -> tuple[Run, State]:
 
 def begin_all(create: Callable[[], Sequence[Run]], by: str) -> Sequence[Run]:
     """`create` runs, put all of them in the queue, and start the first where nobody trains."""
-    with _alone():
+    with alone(BRIEF):
         runs = create()
         put([run.folder for run in runs], by)
         _next(runs)
@@ -62,7 +63,7 @@ def start(run: Run) -> State:
 
     Its state once the worker lives.
     """
-    with _alone():
+    with alone(BRIEF):
         _check(run)
         if trains() is None:
             _launch(run)
@@ -74,7 +75,7 @@ def start(run: Run) -> State:
 
 def add(runs: Sequence[Run]) -> None:
     """Have `runs` wait behind all others; the first that waits is started where nobody trains."""
-    with _alone():
+    with alone(BRIEF):
         for run in runs:
             _check(run)
         put([run.folder for run in runs], "queue add")
@@ -83,7 +84,7 @@ def add(runs: Sequence[Run]) -> None:
 
 def drop(folder: Path) -> bool:
     """Have the run in `folder` wait no longer; whether it did."""
-    with _alone():
+    with alone(BRIEF):
         return take_out(folder)
 
 
@@ -98,7 +99,7 @@ def hand_over(run: Run) -> None:
 
     Not where the run paused by itself: what stopped it, such as a full disk, would stop the others too.
     """
-    with contextlib.suppress(FinetuneError, OSError), _alone(LONG):
+    with contextlib.suppress(FinetuneError, OSError), alone(LONG):
         state, sweep = run.state, run.record.sweep
         if sweep is not None:
             with contextlib.suppress(OSError):
@@ -146,21 +147,6 @@ def _ended(run: Run) -> bool:
             break
         time.sleep(0.05)
     return False
-
-
-@contextmanager
-def _alone(patience: float = PATIENCE + WAIT) -> Iterator[None]:
-    """Nobody else starts a run, or changes the queue."""
-    lock = start_lock()
-    try:
-        # A worker takes its lock a second after it is started: two sessions would both see a free machine.
-        lock.acquire(timeout=patience)
-    except Timeout as error:
-        raise BusyError("Another session is starting a run just now: try again in a moment.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _next(mine: Sequence[Run] = ()) -> None:

@@ -11,7 +11,8 @@ import re
 from statistics import median
 from typing import Final, Literal
 
-from .finding import Finding, loss, rate, times
+from ..units import many
+from .finding import Finding, loss, rate
 from .signals import Signals
 from .spikes import spikes
 
@@ -89,7 +90,7 @@ def not_falling(signals: Signals) -> Finding | None:
         return None  # the rate has hardly risen
     if not (_flat_epochs(signals, first, last) if len(signals.epochs) >= 2 else _flat_steps(signals)):
         return None
-    evidence = f"The training loss was {loss(first)} and is {loss(last)} after {times(signals.steps[-1], 'step')}"
+    evidence = f"The training loss was {loss(first)} and is {loss(last)} after {many(signals.steps[-1], 'step')}"
     if signals.base_loss and signals.judged:
         best = min(check.loss for check in signals.judged)
         evidence += f"; on the validation side {loss(signals.base_loss)} before and {loss(best)} at best"
@@ -238,7 +239,7 @@ def too_short(signals: Signals) -> Finding | None:
             if smaller
             else f"--epochs {math.ceil(STEPS / signals.batches)}, now {settings.epochs}, or more examples."
         )
-        evidence = f"{times(total, 'step')} in all; under {STEPS} an adapter hardly moves."
+        evidence = f"{many(total, 'step')} in all; under {STEPS} an adapter hardly moves."
     else:
         fell = _last_epoch(signals)
         if fell is None:

@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from ..curate.manifest import FILES, Row
-from ..curate.rows import PLAIN
+from ..curate.rows import PLAIN, example_of
 from ..errors import BusyError, DataError, NotFound
 from ..gguf.inspect import sha256_of
 from ..paths import write_json
@@ -89,7 +89,7 @@ def of_examples(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """The rows of each example, by its id, in their order."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        found[row.id.partition("#")[0]].append(row)
+        found[example_of(row.id)].append(row)
     return dict(found)
 
 

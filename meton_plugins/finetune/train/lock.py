@@ -4,14 +4,17 @@ worker and nothing needs to be tidied up after a crash."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 
+from ..errors import BusyError
 from ..paths import private_dir, training_lock, write_json
 
-__all__ = ["WAIT", "held", "machine_lock", "run_lock", "say_who_trains", "start_lock", "who_trains"]
+__all__ = ["WAIT", "alone", "held", "machine_lock", "run_lock", "say_who_trains", "start_lock", "who_trains"]
 
 #: A session looks whether a lock is held by taking it for a moment: a worker that starts just then waits so long.
 WAIT: Final = 10.0
@@ -32,6 +35,23 @@ def start_lock() -> FileLock:
     """Held by a session from its look at who trains until its worker is up."""
     private_dir(training_lock().parent)
     return FileLock(training_lock().with_name("start.lock"), mode=0o600)
+
+
+@contextmanager
+def alone(patience: float) -> Iterator[None]:
+    """Nobody else starts a run, deletes one, or changes the queue; BusyError where someone does so for `patience`
+    seconds.
+    """
+    lock = start_lock()
+    try:
+        # A worker takes its lock a second after it is started: two sessions would both see a free machine.
+        lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise BusyError("Another session is starting a run just now: try again in a moment.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def held(lock: FileLock) -> bool:

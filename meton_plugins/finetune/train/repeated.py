@@ -11,9 +11,10 @@ from typing import Any, Final
 from .. import form
 from ..curate.duplicates import Said, compare
 from ..curate.manifest import FILES
-from ..curate.rows import PLAIN
+from ..curate.rows import PLAIN, example_of
 from ..settings import BuildSettings
-from .finding import Finding, times
+from ..units import many
+from .finding import Finding
 from .runs import Run
 
 __all__ = ["repeated"]
@@ -46,7 +47,7 @@ def repeated(run: Run) -> Finding | None:
     shown = question if len(question) <= SHOWN else f"{question[: SHOWN - 2]} …"
     return Finding(
         "duplicates", "note", "Duplicates",
-        f"{double} of {times(len(texts), 'example')} say what others say ({exact} word for word, {double - exact} "
+        f"{double} of {many(len(texts), 'example')} say what others say ({exact} word for word, {double - exact} "
         f"nearly); {shown!r} is there {most} times.",
         "/dataset duplicates shows them; /dataset build --deduplicate keeps one of each.",
         "many of its examples are duplicates",
@@ -69,7 +70,7 @@ def _texts(path: Path) -> list[Said]:
         if name.endswith(PLAIN):
             continue
         said = {message["role"]: message["content"] for message in row["messages"]}  # the last of each
-        whole = name.partition("#")[0]
+        whole = example_of(name)
         found[whole] = Said(whole, form.asked(said.get("user", "")), form.answer_of(said.get("assistant", "")))
     return list(found.values())
 

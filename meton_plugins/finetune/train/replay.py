@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from ..curate.dataset import Dataset
 from ..curate.manifest import FILES, FileEntry, Manifest, Row, Stage
-from ..curate.rows import PLAIN
+from ..curate.rows import PLAIN, example_of
 from ..errors import DataError
 from ..library.records import Split
 from .lineage import Learned, mark, of_examples, session_mark
@@ -75,7 +75,7 @@ def choose(frozen: Dataset, known: Learned, ratio: float | None, seed: int) -> C
         ordered = sorted(old, key=lambda name: hashlib.sha256(f"replay:{seed}:{name}".encode()).digest())
         again = set(ordered[: math.floor(ratio * new + 0.5)])
     left_out = set(old) - again
-    sides: dict[Split, list[Row]] = {"train": [row for row in frozen.train if _example(row) not in left_out]}
+    sides: dict[Split, list[Row]] = {"train": [row for row in frozen.train if example_of(row.id) not in left_out]}
     sessions = set(known.sessions)
     for side in JUDGING:
         rows: list[Row] = getattr(frozen, side)
@@ -92,7 +92,7 @@ def _changed(frozen: Dataset, sides: dict[Split, list[Row]]) -> Iterator[tuple[s
     """The files of which something is left out; what stays is as it was frozen, byte by byte."""
     for side, rows in sides.items():
         if len(rows) < len(getattr(frozen, side)):
-            keep = {_example(row) for row in rows}
+            keep = {example_of(row.id) for row in rows}
             lines = (frozen.path / FILES[side]).read_bytes().split(b"\n")
             yield FILES[side], b"".join(line + b"\n" for line in lines if line and _named(line) in keep)
 
@@ -127,9 +127,5 @@ def _plain(rows: Iterable[Row]) -> int:
     return sum(row.id.endswith(PLAIN) for row in rows)
 
 
-def _example(row: Row) -> str:
-    return row.id.partition("#")[0]
-
-
 def _named(line: bytes) -> str:
-    return str(json.loads(line)["id"]).partition("#")[0]
+    return example_of(str(json.loads(line)["id"]))
