@@ -4,14 +4,15 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TESTS ?= tests
 
-.PHONY: help demo test test-meton bench-data faults-data faults-train faults-serve check lint ollama lock manifest \
-	clean
+.PHONY: help demo test test-meton bench-data bench-train faults-data faults-train faults-serve check lint ollama lock \
+	manifest clean
 
 help:
 	@echo "make demo      the main job, from rated answers to a swapped model, on a tiny base"
 	@echo "make test      lint, types and tests"
 	@echo "make test-meton  tests inside a real Meton checkout, METON_HOME=PATH, in three environments of their own"
 	@echo "make bench-data  near-duplicates, harvest, build, ratings and secrets, measured (bench/data.md)"
+	@echo "make bench-train  training against PyTorch + PEFT, measured (bench/train.md; fetches PyTorch, some 3 GB, once)"
 	@echo "make faults-data  kill -9 at 200 moments of work on the library"
 	@echo "make faults-train  kill -9 at 200 moments of a training; each run ends with the same adapter"
 	@echo "make faults-serve  break register, create, alias and swap at 60 points against a real Ollama"
@@ -42,6 +43,12 @@ bench-data: $(READY)
 	@$(PY) bench/rating.py
 	@$(PY) bench/find_secrets.py --write
 	@$(PY) bench/table.py
+
+# Some thirty minutes. What was measured with the same code is kept; BENCH=... takes words for bench/train.py.
+bench-train: $(READY)
+	@$(PY) -m meton_plugins.finetune finetune setup
+	@$(PY) bench/train_venv.py
+	@$(PY) bench/train.py $(BENCH)
 
 faults-data: $(READY)
 	@$(PY) tools/faults_data.py --kills 200

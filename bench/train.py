@@ -165,8 +165,9 @@ def main() -> None:
         except (Failed, FinetuneError) as error:
             failures.append(str(error))
             bench.pace.skip_group()
-    table = train_table.write(options.results, bench.torch)
-    print(f"{table} and {options.results / 'train.json'} are written")
+    if results.read(options.results).cases:
+        table = train_table.write(options.results, bench.torch)
+        print(f"{table} and {options.results / 'train.json'} are written")
     if failures:
         raise SystemExit("\n".join(failures))
 
