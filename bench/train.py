@@ -158,6 +158,8 @@ def main() -> None:
         )
     if bench.kept:
         print(f"{bench.kept} cases are kept as they were measured with the same code; --again measures them too")
+    if bench.cases:
+        print(f"{len(bench.cases)} cases in {bench.pace.runs} runs, {bench.pace.left}")
     failures = []
     for group in groups(bench.cases):
         try:

@@ -29,9 +29,14 @@ class Pace:
         self._took: dict[str, tuple[float, float]] = {}
 
     @property
+    def runs(self) -> int:
+        """How many there are in all."""
+        return len(self._turns)
+
+    @property
     def position(self) -> str:
         """The run that begins now, of all."""
-        return f"{self._at + 1:{len(str(len(self._turns)))}}/{len(self._turns)}"
+        return f"{self._at + 1:{len(str(self.runs))}}/{self.runs}"
 
     def done(self, seconds: float) -> None:
         """The run took so long."""
@@ -43,7 +48,7 @@ class Pace:
     def skip_group(self) -> None:
         """Go on with the group after that of the last run."""
         group = self._turns[self._at - 1][0]
-        while self._at < len(self._turns) and self._turns[self._at][0] == group:
+        while self._at < self.runs and self._turns[self._at][0] == group:
             self._at += 1
 
     @property

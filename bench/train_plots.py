@@ -70,7 +70,7 @@ def draw(cases: list[Case], name: str, target: Path) -> None:
         axis.set_xticks(sorted({case[field] for case in picked}))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=7)
     figure.tight_layout()
