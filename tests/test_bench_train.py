@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
+import record  # noqa: E402
 import train_results  # noqa: E402
 import train_table  # noqa: E402
+from train import Bench  # noqa: E402
 from train_cases import CASES, TINY, Case, chosen, groups  # noqa: E402
 from train_goals import GOALS, judged  # noqa: E402
 from train_pace import Pace  # noqa: E402
@@ -173,6 +176,43 @@ def test_the_time_left_follows_what_runs_took() -> None:
     pace.done(110.0)
     pace.done(110.0)
     assert pace.left == "about 0 s left"
+
+
+@pytest.mark.parametrize(
+    ("options", "changed", "left"),
+    [({}, {}, 0), ({"again": True}, {}, 1), ({"threads": 1}, {}, 1), ({"quick": True}, {}, 1),
+     ({}, {"commit": "older"}, 1), ({"ours_only": True}, {"torch_fp32": None}, 0), ({}, {"torch_fp32": None}, 1)],
+    ids=["the same", "again", "other threads", "other steps", "other code", "without PyTorch", "PyTorch is missing"],
+)  # fmt: skip
+def test_only_what_was_measured_alike_is_kept(
+    options: dict[str, Any], changed: dict[str, Any], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_TORCH", sys.executable)
+    (case,) = chosen(["125m-512-f16"])
+    commit = train_results.measured_code()
+    if not commit:
+        pytest.skip("This is no checkout of git: nothing says which code was measured, so nothing is kept.")
+    one = train_results.result(case, 2, commit, dict.fromkeys(("ours", "torch_fp32"), [figures(100, 500)] * 2))
+    train_results.keep(one.model_copy(update=changed), tmp_path)
+    usual = {"threads": 2, "results": tmp_path, "ours_only": False, "quick": False, "again": False}
+    bench = Bench(argparse.Namespace(**usual | {"only": [case.name]} | options))
+    assert (len(bench.cases), bench.kept) == (left, 1 - left)
+
+
+def test_nothing_is_gone_on_with_from_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = train_results.result(CASES[0], 2, "abc", {"ours": [figures(100, 500)]})
+    train_results.keep(one, tmp_path)
+    assert train_results.read(tmp_path).cases == [one]
+    monkeypatch.setattr(record, "machine", lambda: {"cpu": "another", "cores": 64, "flags": ["avx512_bf16"]})
+    assert train_results.read(tmp_path).cases == []
+    train_results.keep(one.model_copy(update={"name": CASES[1].name}), tmp_path)
+    assert [case.name for case in train_results.read(tmp_path).cases] == [CASES[1].name]
+
+
+def test_a_python_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_TORCH", "/nowhere/python")
+    with pytest.raises(SystemExit, match="BENCH_TORCH names no Python: /nowhere/python"):
+        torch_python()
 
 
 def test_ours_runs_on_a_tiny_shape_and_is_kept(engine: object, tmp_path: Path) -> None:
