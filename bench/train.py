@@ -119,10 +119,8 @@ class Bench:
         if not all(abs(loss) < float("inf") for loss in found["losses"]):
             print("failed", flush=True)
             raise Failed(f"{label} {side}: its loss is no number: {found['losses']}")
-        print(
-            f"{found['tokens_per_s']:8.1f} tokens/s {found['peak_rss_mb']:7.0f} MB {seconds:6.0f} s   {self.pace.left}",
-            flush=True,
-        )
+        peak = found["peak_rss_mb"] - found.get("gpu_libraries_mb", 0)
+        print(f"{found['tokens_per_s']:8.1f} tokens/s {peak:7.0f} MB {seconds:6.0f} s   {self.pace.left}", flush=True)
         return found
 
 
@@ -157,9 +155,9 @@ def main() -> None:
             f"PyTorch is not there: type make bench-train, name a Python that has it in {NAMED}, or give --ours-only."
         )
     if bench.kept:
-        print(f"{bench.kept} cases are kept as they were measured with the same code; --again measures them too")
+        print(f"cases kept, measured with the same code: {bench.kept}; --again measures them too")
     if bench.cases:
-        print(f"{len(bench.cases)} cases in {bench.pace.runs} runs, {bench.pace.left}")
+        print(f"cases: {len(bench.cases)}, runs: {bench.pace.runs}, {bench.pace.left}")
     failures = []
     for group in groups(bench.cases):
         try:

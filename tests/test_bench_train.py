@@ -234,7 +234,7 @@ def test_ours_runs_on_a_tiny_shape_and_is_kept(engine: object, tmp_path: Path) -
     if not full.commit:
         pytest.skip("This is no checkout of git: nothing says which code was measured, so nothing is kept.")
     again = run(tmp_path, "--only", "tiny-64-q4", "tiny-chats", "--ours-only")
-    assert "2 cases are kept" in again.stdout
+    assert "cases kept, measured with the same code: 2" in again.stdout
     assert written(tmp_path) == cases
 
 
