@@ -4,8 +4,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TESTS ?= tests
 
-.PHONY: help demo test test-meton bench-data bench-merge faults-data faults-train faults-serve check lint ollama \
-	lock manifest clean
+.PHONY: help demo test test-meton bench-data bench-merge bench-train faults-data faults-train faults-serve check lint \
+	ollama lock manifest clean
 
 help:
 	@echo "make demo      the main job, from rated answers to a swapped model, on a tiny base"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-meton  tests inside a real Meton checkout, METON_HOME=PATH, in three environments of their own"
 	@echo "make bench-data  near-duplicates, harvest, build, ratings and secrets, measured (bench/data.md)"
 	@echo "make bench-merge  memory and time of merge and quantize on bases of up to 1.2 billion weights (bench/merge.md)"
+	@echo "make bench-train  training against PyTorch + PEFT, measured (bench/train.md; fetches PyTorch, some 3 GB, once)"
 	@echo "make faults-data  kill -9 at 200 moments of work on the library"
 	@echo "make faults-train  kill -9 at 200 moments of a training; each run ends with the same adapter"
 	@echo "make faults-serve  break register, create, alias and swap at 60 points against a real Ollama"
@@ -48,6 +49,12 @@ bench-data: $(READY)
 bench-merge: $(READY)
 	@$(PY) -m meton_plugins.finetune finetune setup
 	@$(PY) bench/merge.py
+
+# Some thirty minutes. What was measured with the same code is kept; BENCH=... takes words for bench/train.py.
+bench-train: $(READY)
+	@$(PY) -m meton_plugins.finetune finetune setup
+	@$(PY) bench/train_venv.py
+	@$(PY) bench/train.py $(BENCH)
 
 faults-data: $(READY)
 	@$(PY) tools/faults_data.py --kills 200

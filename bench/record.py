@@ -13,18 +13,18 @@ RESULTS: Final = Path(__file__).resolve().parent / "results"
 FLAGS: Final = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
-def get(subject: str) -> dict[str, Any]:
-    """What `results/<subject>.json` holds."""
-    path = RESULTS / f"{subject}.json"
+def get(subject: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """What `<subject>.json` of `folder` holds."""
+    path = folder / f"{subject}.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def put(subject: str, **values: Any) -> Path:
-    """Lay `values` over what `results/<subject>.json` holds; the file."""
-    path = RESULTS / f"{subject}.json"
-    RESULTS.mkdir(exist_ok=True)
+def put(subject: str, folder: Path = RESULTS, **values: Any) -> Path:
+    """Lay `values` over what `<subject>.json` of `folder` holds; the file."""
+    path = folder / f"{subject}.json"
+    folder.mkdir(parents=True, exist_ok=True)
     # First in the file, and always this machine's.
-    whole = {"machine": None, **get(subject), **values} | {"machine": machine()}
+    whole = {"machine": None, **get(subject, folder), **values} | {"machine": machine()}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -69,6 +69,8 @@ class Training:
     def restore(self, found: Path) -> None:
         """Go on from the checkpoint `found`."""
         self.position = checkpoint.restore(found, self.optimizer)
+        if self.position.batch >= self.batches:  # rows were forgotten since: this epoch has no batch left
+            self._move(epoch=self.position.epoch + 1, batch=0)
         self._from = found
         self._saved_step = self.position.step
         self.emit("resumed", step=self.position.step, epoch=self.position.epoch)

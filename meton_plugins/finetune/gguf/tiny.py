@@ -93,12 +93,10 @@ def _byte_level(writer: object, merges: Sequence[tuple[str, str]]) -> int:
     import gguf
 
     assert isinstance(writer, gguf.GGUFWriter)
-    tokens = byte_letters()
-    for left, right in merges:
-        if left + right not in tokens:
-            tokens.append(left + right)
-    types = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.CONTROL] * len(SPECIAL)
-    tokens += SPECIAL
+    # A dict, because a vocabulary of 150,000 would take minutes in a list.
+    spelled = dict.fromkeys([*byte_letters(), *(left + right for left, right in merges)])
+    tokens = [*spelled, *SPECIAL]
+    types = [gguf.TokenType.NORMAL] * len(spelled) + [gguf.TokenType.CONTROL] * len(SPECIAL)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)

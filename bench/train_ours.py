@@ -1,0 +1,73 @@
+"""The training bench's child process for ours: steps of the trainer on rows of tokens, as engine/loop.py makes them.
+
+    python bench/train_ours.py '{"base": PATH, "rows": "full", "ctx": 512, ...}'
+
+Prints one JSON line; the driver is bench/train.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+from train_measure import measure, megabytes, quiet_output, read_job, steps_of, tell  # noqa: E402
+from train_rows import Row  # noqa: E402
+
+from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient  # noqa: E402
+from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer  # noqa: E402
+from meton_plugins.finetune.engine.library import Library  # noqa: E402
+from meton_plugins.finetune.engine.model import Model  # noqa: E402
+from meton_plugins.finetune.engine.package import installed  # noqa: E402
+
+#: What `open_ours` can be asked for: the normal setting, and others that take less memory.
+MEMORY: Final = ("normal",)
+#: As PyTorch's.
+LEARNING_RATE: Final = 1e-4
+WEIGHT_DECAY: Final = 0.01
+MAX_NORM: Final = 1.0
+
+
+@contextmanager
+def open_ours(
+    library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, memory: str
+) -> Iterator[tuple[RowTrainer, str]]:
+    """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
+    if memory not in MEMORY:
+        raise SystemExit(f"There is no setting {memory} for memory: there are {', '.join(MEMORY)}.")
+    with Model(library, base) as model, RowTrainer(model, longest, threads, Adapter(rank=rank, alpha=alpha)) as trainer:
+        yield trainer, "the library's own kernels"
+
+
+def main() -> None:
+    """Measure what the driver wants."""
+    job, channel = read_job(), quiet_output()
+    library = Library(installed())
+    libraries = megabytes("VmRSS")
+    optimizer = AdamW(weight_decay=WEIGHT_DECAY, max_norm=MAX_NORM)
+    longest = max(row.length for rows in steps_of(job) for row in rows)
+    with open_ours(
+        library, Path(job["base"]), longest=longest, threads=job["threads"], rank=job["rank"], alpha=2 * job["rank"],
+        memory=job["memory"],
+    ) as (trainer, how):  # fmt: skip
+
+        def step(rows: list[Row]) -> float:
+            parts, total = [], 0.0
+            for row in rows:
+                loss, gradients = trainer.gradients(row.tokens, row.trained)
+                parts.append((row.learned, gradients))
+                total += loss * row.learned
+            optimizer.step(trainer.weights(), mean_gradient(parts), LEARNING_RATE)
+            return total / sum(row.learned for row in rows)
+
+        result = measure(step, job)
+    tell(channel, {**result, "libraries_mb": libraries, "how": how})
+
+
+if __name__ == "__main__":
+    main()
