@@ -15,13 +15,11 @@ __all__ = ["Task", "Team"]
 Task = Callable[[], Any]
 
 #: Numbers a thread works on at a time: what stays in its own cache over several passes.
-PIECE: Final = 1 << 15
+PIECE: Final = 1 << 18
 #: Multiplications below which a product is not worth sharing.
 SMALL: Final = 1 << 19
 #: Rows or columns of a product that a share has at least; its kernels take 16 at a time.
 NARROW: Final = 16
-#: Shares of a product for each thread: a thread that another program holds up leaves the rest to the others.
-SHARES: Final = 2
 
 
 class Team:
@@ -85,7 +83,7 @@ class Team:
         return [partial(some, part) for part in parts]
 
     def _parts(self, count: int, work: int) -> list[slice]:
-        step = max(NARROW, -(-count // (SHARES * self.threads * NARROW)) * NARROW) if work > SMALL else count
+        step = max(NARROW, -(-count // (self.threads * NARROW)) * NARROW) if work > SMALL else count
         if self.threads == 1:
             step = count
         return [slice(start, min(start + step, count)) for start in range(0, count, max(step, 1))]
