@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from .blas import Array
 from .fan import Factors, Fan
 from .pointwise import Rope, gated, gated_back, norm, norm_back
 from .shape import Shape
-from .team import Team
+from .team import Task, Team
 from .weights import Weights
 
 __all__ = ["Block", "Kept", "Rows", "Shared"]
@@ -118,8 +118,7 @@ class Block:
         self._normed(kept.x, self._norm, normed)
         seen = kept.queries, kept.keys, kept.values
         down["qkv"] = self._qkv.forward(normed, seen)
-        team.rows(lambda part: self._qkv.finish(part, down["qkv"], seen), count, shape.width)
-        queries, keys = self._turned(rows, kept)
+        queries, keys = self._turned(rows, kept, lambda part: self._qkv.finish(part, down["qkv"], seen))
         self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs)
         down["o"] = self._o.forward(kept.answers, [kept.middle])
 
@@ -145,10 +144,14 @@ class Block:
 
         team.rows(last, count, shape.width)
 
-    def backward(self, rows: Rows, kept: Kept, dx: Array, gradients: dict[str, Array], *, lowest: bool) -> None:
+    def backward(
+        self, rows: Rows, kept: Kept, dx: Array, gradients: dict[str, Array], others: Sequence[Task], *, lowest: bool
+    ) -> list[Task]:  # fmt: skip
         """`dx` [n, width] becomes the gradient of `kept.x` from that of the output; the factors' into `gradients`.
 
-        `lowest`: below this block nothing is trained, so that the gradient of `kept.x` is not computed. Spoils `kept`.
+        Each projection's factors are left to the next one's turn, and `others` done, to fill what time threads wait
+        for each other. What is returned is still to be done, by the next block or the caller. `lowest`: below this
+        block nothing is trained, so that the gradient of `kept.x` is not computed. Spoils `kept`.
         """
         epsilon, count, shared, team, down = self._shape.epsilon, rows.count, self._shared, self._team, kept.down
         normed, dnormed, inner = shared("normed", count), shared("dnormed", count), shared("inner", count)
@@ -159,26 +162,26 @@ class Block:
 
             team.rows(some, count, self._shape.width)
 
-        middle = self._down.pull([dx], inner)
+        middle = self._down.back([dx], inner, others)
         team.rows(lambda part: gated_back(inner[part], kept.gate[part], kept.up[part]), count, self._shape.inner)
-        self._down.learn([dx], inner, down["down"], middle, gradients)
+        left = self._down.learning([dx], inner, down["down"], middle, gradients)
         self._normed(kept.middle, self._ffn_norm, normed)
-        changes = [kept.gate, kept.up]
-        middle = self._gate_up.pull(changes, dnormed)
-        self._gate_up.learn(changes, normed, down["gate_up"], middle, gradients)
+        pair = kept.gate, kept.up
+        middle = self._gate_up.back(pair, dnormed, left)
+        left = self._gate_up.learning(pair, normed, down["gate_up"], middle, gradients)
         through_norm(kept.middle, self._ffn_norm)
         danswers = shared("danswers", count)
-        middle = self._o.pull([dx], danswers)
-        self._o.learn([dx], kept.answers, down["o"], middle, gradients)
+        middle = self._o.back([dx], danswers, left)
+        left = self._o.learning([dx], kept.answers, down["o"], middle, gradients)
         queries, keys = self._turned(rows, kept)
         changes = [shared(name, count) for name in ("dqueries", "dkeys", "dvalues")]
         self._attention.backward(danswers, queries, keys, kept.values, kept.answers, kept.logs, rows.segments, *changes)
         self._turned_back(rows, kept, changes[0], changes[1])
-        self._normed(kept.x, self._norm, normed)
-        middle = self._qkv.pull(changes, None if lowest else dnormed)
-        self._qkv.learn(changes, normed, down["qkv"], middle, gradients)
+        middle = self._qkv.back(changes, None if lowest else dnormed, left)
         if not lowest:
             through_norm(kept.x, self._norm)
+        self._normed(kept.x, self._norm, normed)
+        return self._qkv.learning(changes, normed, down["qkv"], middle, gradients)
 
     def _normed(self, x: Array, weight: Array, out: Array) -> None:
         epsilon = self._shape.epsilon
@@ -188,11 +191,18 @@ class Block:
         """[n, heads · head] as [n, heads, head]."""
         return x.reshape(len(x), -1, self._shape.head)
 
-    def _turned(self, rows: Rows, kept: Kept) -> tuple[Array, Array]:
-        """Queries and keys as attention takes them: normed, where the base norms them, and at their positions."""
+    def _turned(
+        self, rows: Rows, kept: Kept, before: Callable[[slice], None] | None = None
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Queries and keys as attention takes them: normed, where the base norms them, and at their positions.
+
+        `before` is called for each piece of the rows first.
+        """
         found = self._shared("queries", rows.count), self._shared("keys", rows.count)
 
         def some(part: slice) -> None:
+            if before:
+                before(part)
             for raw, weight, out in zip((kept.queries, kept.keys), (self._q_norm, self._k_norm), found, strict=True):
                 heads = self._heads(out[part])
                 if weight is None:

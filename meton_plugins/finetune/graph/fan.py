@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .blas import Array
-from .team import Team
+from .team import Task, Team
 from .weights import Weights
 
 __all__ = ["Factors", "Fan"]
@@ -61,8 +61,11 @@ class Fan:
             if bias is not None:
                 out[rows] += bias
 
-    def pull(self, dys: Sequence[Array], dx: Array | None = None) -> Array:
-        """From each matrix's `dy` [n, out]: that of x into `dx` [n, in], unless it is None. What `learn` needs."""
+    def back(self, dys: Sequence[Array], dx: Array | None = None, others: Sequence[Task] = ()) -> Array:
+        """From each matrix's `dy` [n, out]: that of x into `dx` [n, in], unless it is None. What `learning` needs.
+
+        `others`: tasks that do not depend on this; they fill the time in which a thread would wait for the others.
+        """
         middle = np.empty((len(dys[0]), self.ranks), np.float32)
         self._team.run([
             task
@@ -70,17 +73,22 @@ class Fan:
             if factor
             for task in self._team.shares(dy, factor.b, middle[:, columns], False, factor.scale)
         ])  # fmt: skip
+        tasks: list[Task] = []
         if dx is not None:
             pairs = list(zip(dys, self._weights.matrices(self._names), strict=True))
             if self.ranks:
                 pairs.append((middle, self._a()))
-            self._team.run(self._team.sums(pairs, dx))
+            tasks = self._team.sums(pairs, dx)
+        self._team.run([*tasks, *others])
         return middle
 
-    def learn(self, dys: Sequence[Array], x: Array, down: Array, middle: Array, gradients: dict[str, Array]) -> None:
-        """Put the factors' gradients into `gradients`, flat. `down`: of `forward`; `middle`: of `pull`."""
+    def learning(
+        self, dys: Sequence[Array], x: Array, down: Array, middle: Array, gradients: dict[str, Array]
+    ) -> list[Task]:
+        """Tasks that write the factors' gradients, put into `gradients`, flat. `down`: of `forward`; `middle`: of
+        `back`. All arrays are to stay as they are until the tasks are done."""
         if not self.ranks:
-            return
+            return []
         below = np.empty((self.ranks, x.shape[1]), np.float32)
         tasks = self._team.shares(middle.T, x, below, False)
         for dy, factor, columns in zip(dys, self._factors, self._columns, strict=True):
@@ -89,7 +97,7 @@ class Fan:
                 tasks += self._team.shares(dy.T, down[:, columns], above, False, factor.scale)
                 gradients[f"{factor.name}.lora_a"] = below[columns].reshape(-1)
                 gradients[f"{factor.name}.lora_b"] = above.reshape(-1)
-        self._team.run(tasks)
+        return tasks
 
     def _a(self) -> Array:
         stacked: Array = np.concatenate([factor.a for factor in self._factors if factor])

@@ -14,7 +14,7 @@ from .fan import Factors
 from .head import Head
 from .pointwise import Rope, norm, norm_back
 from .shape import Shape
-from .team import Team
+from .team import Task, Team
 from .weights import Weights
 
 __all__ = ["Network", "Row"]
@@ -72,9 +72,11 @@ class Network:
         change.fill(0)
         change[learned] = dx
         gradients: dict[str, Array] = {}
+        left: list[Task] = []
         for number in range(self._shape.layers - 1, self._lowest - 1, -1):
-            kept = self._cut[number]
-            self._blocks[number].backward(where, kept, change, gradients, lowest=number == self._lowest)
+            kept, lowest = self._cut[number], number == self._lowest
+            left = self._blocks[number].backward(where, kept, change, gradients, left, lowest=lowest)
+        self._team.run(left)
         return float(losses.mean()), gradients
 
     def _through(self, where: Rows, rows: Sequence[Row], *, keep: bool) -> Array:

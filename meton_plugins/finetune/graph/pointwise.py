@@ -70,8 +70,8 @@ def gated_back(dy: Array, gate: Array, up: Array) -> None:
 
 def _sigmoid(x: Array, out: Array) -> Array:
     np.negative(x, out=out)
-    np.minimum(out, np.float32(88), out=out)  # beyond it exp overflows, with a warning
-    np.exp(out, out=out)
+    with np.errstate(over="ignore"):  # of a large number it is infinite, and its part of one 0
+        np.exp(out, out=out)
     out += np.float32(1)
     found: Array = np.divide(np.float32(1), out, out=out)
     return found

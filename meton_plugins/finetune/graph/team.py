@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 
@@ -27,11 +27,11 @@ class Team:
 
     def __init__(self, blas: Blas, threads: int) -> None:
         self.blas, self.threads = blas, threads
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._others = [_Other() for _ in range(threads - 1)]
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Call every task, in no order, and come back when all are done. A task asks nothing of the team itself."""
-        if self._pool is None or len(tasks) < 2:
+        if not self._others or len(tasks) < 2:
             for task in tasks:
                 task()
             return
@@ -41,12 +41,16 @@ class Team:
             while (number := next(taken)) < len(tasks):
                 tasks[number]()
 
-        others = [self._pool.submit(drain) for _ in range(min(self.threads, len(tasks)) - 1)]
+        others = self._others[: len(tasks) - 1]
+        for other in others:
+            other.begin(drain)
         try:
             drain()
         finally:
-            for other in others:
-                other.result()
+            errors = [other.end() for other in others]
+        for error in errors:
+            if error is not None:
+                raise error
 
     def each(self, work: Callable[[Any], None], parts: Iterable[Any]) -> None:
         """Call `work(part)` for every part, as `run` does."""
@@ -90,5 +94,48 @@ class Team:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool:
-            self._pool.shutdown()
+        for other in self._others:
+            other.close()
+        self._others = []
+
+
+class _Other:
+    """A thread that waits for work. Bare locks: a pool's queue and futures take as long as a small product."""
+
+    def __init__(self) -> None:
+        self._work: Task | None = None
+        self._error: BaseException | None = None
+        self._begin, self._done = threading.Lock(), threading.Lock()
+        self._begin.acquire()
+        self._done.acquire()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+
+    def begin(self, work: Task) -> None:
+        """Have it call `work`; `end` must follow."""
+        self._work = work
+        self._begin.release()
+
+    def end(self) -> BaseException | None:
+        """Wait until it is done; the error that it ended with."""
+        self._done.acquire()
+        error, self._error = self._error, None
+        return error
+
+    def close(self) -> None:
+        """End the thread."""
+        self._work = None
+        self._begin.release()
+        self._thread.join()
+
+    def _live(self) -> None:
+        while True:
+            self._begin.acquire()
+            if self._work is None:
+                return
+            try:
+                self._work()
+            except BaseException as error:  # is raised again by the thread that asked
+                self._error = error
+            self._work = None
+            self._done.release()
