@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -31,8 +32,13 @@ from train_pace import Pace  # noqa: E402
 from train_shapes import CACHE, SHAPES, random_base  # noqa: E402
 from train_venv import NAMED, torch_python  # noqa: E402
 
+from meton_plugins.finetune.engine.costs import probe  # noqa: E402
 from meton_plugins.finetune.engine.process import _MALLOC  # noqa: E402
 from meton_plugins.finetune.errors import FinetuneError  # noqa: E402
+from meton_plugins.finetune.settings import PROJECTIONS  # noqa: E402
+from meton_plugins.finetune.train.measure import trainable  # noqa: E402
+from meton_plugins.finetune.train.memory import available_mb  # noqa: E402
+from meton_plugins.finetune.train.plan import peaks  # noqa: E402
 
 QUICK: Final = CACHE / "quick"
 #: Flags of a CPU that multiplies bf16 by itself: without one of them PyTorch's bf16 is slower than its fp32.
@@ -88,7 +94,10 @@ class Bench:
             found.setdefault(who, []).append(self._run(side, case, bases[case.base]))
         for case in group:
             sides = {side: runs for (side, base), runs in found.items() if base in ("", case.base)}
-            results.keep(results.result(case, self.threads, self.commit, sides), self.folder)
+            result = results.result(case, self.threads, self.commit, sides)
+            if case.planned:
+                result.planned_mb = round(planned_mb(bases[case.base], case.ctx, case.rank, self.threads), 1)
+            results.keep(result, self.folder)
 
     def _run(self, side: str, case: Case, base: Path) -> dict[str, Any]:
         label = case.name.removesuffix(f"-{case.base}") if side.startswith("torch") else case.name
@@ -122,6 +131,17 @@ class Bench:
         peak = found["peak_rss_mb"] - found.get("gpu_libraries_mb", 0)
         print(f"{found['tokens_per_s']:8.1f} tokens/s {peak:7.0f} MB {seconds:6.0f} s   {self.pace.left}", flush=True)
         return found
+
+
+def planned_mb(base: Path, ctx: int, rank: int, threads: int) -> float:
+    """What the planner foresees for rows of `ctx` tokens, from the short ones that it measures."""
+    room, weights = available_mb(), trainable(base, rank, PROJECTIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        cost = probe(
+            base, Path(folder), rank=rank, targets=PROJECTIONS, adapter=weights, longest=ctx, room_mb=room,
+            workers=threads,
+        )  # fmt: skip
+    return peaks(cost, room)(ctx)
 
 
 def words() -> argparse.Namespace:

@@ -18,7 +18,8 @@ LEAST: Final = 1000
 class Case:
     """What is trained. `batch`: rows a step; `rounds`: how often ours and PyTorch take turns.
 
-    `steps` are counted after a warm-up, the first step once more, cut to `warm_tokens` a row where that is not 0.
+    `planned`: the planner is asked for the memory too. `steps` are counted after a warm-up, the first step once more,
+    cut to `warm_tokens` a row where that is not 0.
     """
 
     shape: str
@@ -31,6 +32,7 @@ class Case:
     rounds: int = 2
     steps: int = 5
     warm_tokens: int = 0
+    planned: bool = False
 
     @property
     def name(self) -> str:
@@ -62,7 +64,7 @@ CASES: Final = (
     *(Case("125m", **LONG, base=base) for base in ("q4_k_m", "q8_0", "f16")),
     Case("125m", **CHATS, steps=20),
     Case("125m", **CHATS, batch=4, rounds=1),
-    Case("500m", **LONG, vocab=LARGE, rounds=1),
+    Case("500m", **LONG, vocab=LARGE, rounds=1, planned=True),
     Case("125m", ctx=256, rounds=1),
     Case("30m", ctx=256, rounds=1),
     Case("30m", ctx=512, rounds=1),

@@ -16,17 +16,22 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
+import numpy as np  # noqa: E402
 from train_measure import measure, megabytes, quiet_output, read_job, steps_of, tell  # noqa: E402
 from train_rows import Row  # noqa: E402
 
 from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient  # noqa: E402
-from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer  # noqa: E402
+from meton_plugins.finetune.engine.adapted import Adapter  # noqa: E402
+from meton_plugins.finetune.engine.gradient import Trainer  # noqa: E402
 from meton_plugins.finetune.engine.library import Library  # noqa: E402
 from meton_plugins.finetune.engine.model import Model  # noqa: E402
+from meton_plugins.finetune.engine.opening import Manner, open_trainer  # noqa: E402
 from meton_plugins.finetune.engine.package import installed  # noqa: E402
+from meton_plugins.finetune.engine.unpacking import unpacks  # noqa: E402
+from meton_plugins.finetune.gguf.inspect import inspect  # noqa: E402
 
 #: What `open_ours` can be asked for: the normal setting, and others that take less memory.
-MEMORY: Final = ("normal",)
+MEMORY: Final = ("normal", "low")
 #: As PyTorch's.
 LEARNING_RATE: Final = 1e-4
 WEIGHT_DECAY: Final = 0.01
@@ -36,12 +41,19 @@ MAX_NORM: Final = 1.0
 @contextmanager
 def open_ours(
     library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, memory: str
-) -> Iterator[tuple[RowTrainer, str]]:
+) -> Iterator[tuple[Trainer, str]]:
     """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
-    if memory not in MEMORY:
-        raise SystemExit(f"There is no setting {memory} for memory: there are {', '.join(MEMORY)}.")
-    with Model(library, base) as model, RowTrainer(model, longest, threads, Adapter(rank=rank, alpha=alpha)) as trainer:
-        yield trainer, "the library's own kernels"
+    wish = {"normal": "auto", "low": "packed"}[memory]
+    manner = Manner(unpacked=unpacks(wish, inspect(base).parameters, longest))
+    notes: list[str] = []
+    tokens = np.arange(1, 40, dtype=np.int32)
+    with (
+        Model(library, base) as model,
+        open_trainer(
+            model, base, longest, threads, Adapter(rank=rank, alpha=alpha), manner, tokens, notes.append
+        ) as trainer,
+    ):
+        yield trainer, notes[0] if notes else f"our own pass, weights {'unpacked' if manner.unpacked else 'packed'}"
 
 
 def main() -> None:
@@ -58,10 +70,11 @@ def main() -> None:
 
         def step(rows: list[Row]) -> float:
             parts, total = [], 0.0
-            for row in rows:
-                loss, gradients = trainer.gradients(row.tokens, row.trained)
-                parts.append((row.learned, gradients))
-                total += loss * row.learned
+            for group in trainer.groups(rows):
+                loss, gradients = trainer.mean(group)
+                learned = sum(row.learned for row in group)
+                parts.append((learned, gradients))
+                total += loss * learned
             optimizer.step(trainer.weights(), mean_gradient(parts), LEARNING_RATE)
             return total / sum(row.learned for row in rows)
 

@@ -218,7 +218,7 @@ def test_a_python_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_ours_runs_on_a_tiny_shape_and_is_kept(engine: object, tmp_path: Path) -> None:
     done = run(tmp_path, "--only", "tiny-64-q4", "tiny-chats", "--ours-only")
     assert done.returncode == 0, done.stderr
-    assert "[1/2] tiny-64-q4_k_m" in done.stdout
+    assert "[1/3] tiny-64-q4_k_m" in done.stdout
     cases = written(tmp_path)
     assert set(cases) == {"tiny-64-q4_k_m", "tiny-chats2-q4_k_m"}
     full, chats = cases["tiny-64-q4_k_m"], cases["tiny-chats2-q4_k_m"]

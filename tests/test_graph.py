@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from conftest import BaseMaker
 from gguf import GGUFReader
 from support.models import rewrite
 
-from meton_plugins.finetune.engine import accelerated, opening
+from meton_plugins.finetune.engine import accelerated, unpacking
 from meton_plugins.finetune.engine.accelerated import GraphTrainer
 from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient
 from meton_plugins.finetune.engine.adapted import Adapter
@@ -441,18 +442,31 @@ def test_the_check_leaves_the_adapter_as_it_was(library: Library, base: BaseMake
         assert not any(values.any() for name, values in before.items() if name.endswith("lora_b"))
 
 
-def test_weights_are_unpacked_where_there_is_memory(
-    library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_stay_unpacked_where_there_is_memory_and_rows_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 2**34
+    monkeypatch.setattr(unpacking.psutil, "virtual_memory", lambda: SimpleNamespace(total=most))
+    monkeypatch.setattr(unpacking, "_LIMIT", Path("/nowhere"))
+    assert unpacking.unpacks("auto", most // 64, 511)
+    assert not unpacking.unpacks("auto", most // 64 + 1, 511)
+    assert not unpacking.unpacks("auto", most // 64, 512)
+    assert unpacking.unpacks("unpacked", most, 4096)
+    assert not unpacking.unpacks("packed", 1, 1)
+
+
+def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(unpacking, "_LIMIT", limit)
+    for text, unpacked in (("max", True), (str(2**20), False)):
+        limit.write_text(text)
+        assert unpacking.unpacks("auto", 2**20, 100) is unpacked
+
+
+def test_the_log_says_how(library: Library, base: BaseMaker, capfd: pytest.CaptureFixture[str]) -> None:
     path = base("qwen2", kind="q8_0")
-    said = []
-    for share, wish in ((1.0, "auto"), (0.0, "auto"), (0.0, "unpacked"), (1.0, "packed")):
-        monkeypatch.setattr(opening, "SHARE", share)
+    for unpacked in (True, False):
         with Model(library, path) as model:
             row = row_of(10, model.size)
-            with open_trainer(model, path, 10, 1, ADAPTER, Manner(True, wish), row.tokens):
+            with open_trainer(model, path, 10, 1, ADAPTER, Manner(unpacked=unpacked), row.tokens):
                 pass
         line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("own pass: "))
-        assert "threads: 1" in line
-        said.append(line.rpartition(" ")[2])
-    assert said == ["unpacked", "packed", "unpacked", "packed"]
+        assert line.endswith(f"threads: 1, weights: {'unpacked' if unpacked else 'packed'}")

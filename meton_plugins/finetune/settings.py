@@ -68,8 +68,8 @@ class TrainSettings(_Options):
     accelerate: bool = Field(True, description="compute by our own pass where it agrees with the engine's, not by its")
     weights: Literal["auto", "unpacked", "packed"] = Field(
         "auto",
-        description="keep the base's weights unpacked for speed (4 bytes each), or packed; auto: if an eighth of the "
-        "memory is enough",
+        description="keep the base's weights unpacked (4 bytes each) or packed; auto: unpacked for rows below 512 "
+        "tokens, if a sixteenth of the memory is enough",
     )
     nice: int = Field(10, ge=0, le=19, description="how far the training gives way to other programs: 0 to 19")
     gpu_layers: int = Field(0, ge=0, le=1000, description="layers of the base on a GPU (Vulkan); 0 for the CPU alone")

@@ -28,6 +28,7 @@ from .library import Library
 from .model import Model
 from .opening import Manner, open_trainer
 from .trainer import read_chats
+from .unpacking import unpacks
 
 __all__ = ["SIDES", "lengths", "probe"]
 
@@ -115,7 +116,8 @@ class _Bench:
         self.seconds = float(job["seconds"])
         self.began, self.used = time.monotonic(), time.process_time()
         self.adapter = Adapter(rank=job["rank"], targets=job["targets"])
-        self.manner = Manner(bool(job.get("accelerate", True)), str(job.get("weights", "auto")))
+        unpacked = unpacks(str(job.get("weights", "auto")), inspect(base).parameters, self.longest)
+        self.manner = Manner(bool(job.get("accelerate", True)), unpacked)
         self.adapter_size = 0
         self.opened = 0
         self.save_seconds = self.save_mb = 0.0

@@ -23,6 +23,7 @@ from .library import Library
 from .loop import Emit, Training, Wanted, mean_loss
 from .model import Model
 from .opening import Manner, open_trainer
+from .unpacking import unpacks
 
 __all__ = ["read_chats", "train", "with_system"]
 
@@ -79,7 +80,7 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
         new = Adapter(
             rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed
         )
-        manner = Manner(settings.accelerate, settings.weights)
+        manner = Manner(settings.accelerate, unpacks(settings.weights, info.parameters, longest))
 
         def opened(adapter: Adapter) -> Trainer:
             tokens = sides["train"][0].tokens

@@ -12,8 +12,9 @@ from ..curate import dataset as datasets
 from ..engine import costs
 from ..engine.costs import Cost, Lengths, Point
 from ..engine.package import installed
+from ..engine.unpacking import unpacks
 from ..errors import UsageError
-from ..gguf.inspect import open_gguf
+from ..gguf.inspect import inspect, open_gguf
 from ..graph import PASS
 from ..paths import Home, private_dir
 from .kept import keep, kept_file, read_kept
@@ -50,7 +51,7 @@ def trainable(base: Path, rank: int, targets: Sequence[str]) -> int:
 
 def known_cost(home: Home, made_of: Ingredients, longest: int) -> Measured | None:
     """What was measured before for such a run with rows of up to `longest` tokens, or None."""
-    values = read_kept(_cost_file(home, made_of))
+    values = read_kept(_cost_file(home, made_of, longest))
     try:
         points = [Point(**point) for point in values["cost"]["points"]]
         found = Measured(values["at"], int(values["longest"]), Cost(**{**values["cost"], "points": points}))
@@ -83,7 +84,7 @@ def cost_of(
     )  # fmt: skip
     if len(cost.points) > 1:  # what a full memory kept from being measured may fit tomorrow
         values = {**cost._asdict(), "points": [point._asdict() for point in cost.points]}
-        keep(_cost_file(home, made_of), {"at": now, "longest": longest, "cost": values})
+        keep(_cost_file(home, made_of, longest), {"at": now, "longest": longest, "cost": values})
     return Measured(now, longest, cost, fresh=True)
 
 
@@ -136,9 +137,10 @@ def _chat_template(wanted: str | None) -> str:
         raise UsageError(f"The chat template {wanted} cannot be read: give another file.") from error
 
 
-def _cost_file(home: Home, made_of: Ingredients) -> Path:
+def _cost_file(home: Home, made_of: Ingredients, longest: int) -> Path:
     settings, engine = made_of.settings, installed()
     return kept_file(
         home, "cost", made_of.base.sha256, settings.lora_rank, sorted(settings.lora_targets), settings.threads,
-        settings.gpu_layers, engine.version, engine.backend, settings.accelerate, settings.weights, PASS,
+        settings.gpu_layers, engine.version, engine.backend, settings.accelerate, PASS,
+        unpacks(settings.weights, inspect(Path(made_of.base.path)).parameters, longest),
     )  # fmt: skip
