@@ -55,7 +55,7 @@ def test_a_run_goes_after_asking(home: Path, runs: dict[str, Run]) -> None:
     assert typed.host.asked == ["Delete three, adapters and record, for good?"]
     lines = said.splitlines()
     assert lines[0].startswith("three  finished")
-    assert lines[1].split() == ["5", "KB", str(runs["three"].folder)]
+    assert lines[1].split() == ["6", "KB", str(runs["three"].folder)]
     assert lines[2] == "Deleted three: 5 KB."
     assert names(home) == {"one", "two"}
     assert sorted(path.name for path in (home / "runs").iterdir()) == ["one", "two"]

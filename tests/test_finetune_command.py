@@ -678,7 +678,7 @@ def test_doctor_of_a_machine_in_order(ready: Typed, monkeypatch: pytest.MonkeyPa
         found = rows(Typed(ready.home.root, slots=Slots({"primary": "a"}, Path("/x/config.yaml"))))
     machine = ("memory", "disk", "GPU", "llama-finetune-lora")
     assert {what: row["verdict"] for what, row in found.items() if what not in machine} == {
-        "CPU": "ok", "engine": "ok", "Ollama": "ok", "host": "ok",
+        "CPU": "ok", "engine": "ok", "training": "ok", "Ollama": "ok", "host": "ok",
     }  # fmt: skip
     assert found["Ollama"]["found"] == "0.30.0"
     assert found["host"]["found"] == "test, /x/config.yaml"

@@ -75,7 +75,9 @@ class GraphTrainer:
         self.close()
 
     def close(self) -> None:
-        """End the threads and free what the library holds."""
+        """End the threads, free what the library holds and what the pass did."""
+        # The callback refers to this object and it to the callback: what it holds would stay until Python looks.
+        vars(self).pop("_network", None)
         self._team.close()
         self.context.close()
 

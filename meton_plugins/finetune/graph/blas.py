@@ -43,8 +43,8 @@ class Blas:
             return _by_numpy(a, b, out, add, scale)
         (rows, columns), inner = out.shape, a.shape[1]
         self._sgemm(
-            ROW_MAJOR, left[0], right[0], rows, columns, inner, scale, a.ctypes.data, left[1], b.ctypes.data,
-            right[1], 1.0 if add else 0.0, out.ctypes.data, max(out.strides[0] // 4, columns),
+            ROW_MAJOR, left[0], right[0], rows, columns, inner, scale, _at(a), left[1], _at(b),
+            right[1], 1.0 if add else 0.0, _at(out), max(out.strides[0] // 4, columns),
         )  # fmt: skip
         return out
 
@@ -76,6 +76,11 @@ def _by_numpy(a: Array, b: Array, out: Array, add: bool, scale: float) -> Array:
     else:
         out += np.float32(scale) * (a @ b)
     return out
+
+
+def _at(array: Array) -> int:
+    # Half the time of array.ctypes.data, thousands of times a step.
+    return int(array.__array_interface__["data"][0])
 
 
 def _layout(array: Array) -> tuple[int, int] | None:

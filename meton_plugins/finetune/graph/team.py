@@ -18,8 +18,10 @@ Task = Callable[[], Any]
 PIECE: Final = 1 << 18
 #: Multiplications below which a product is not worth sharing.
 SMALL: Final = 1 << 19
-#: Rows or columns of a product that a share has at least; its kernels take 16 at a time.
+#: Lines of a product that BLAS takes at a time.
 NARROW: Final = 16
+#: Part of a thread's share that is kept back, since no two cores are equally fast, least of all on a busy machine.
+TAIL: Final = 1 / 8
 
 
 class Team:
@@ -87,10 +89,16 @@ class Team:
         return [partial(some, part) for part in parts]
 
     def _parts(self, count: int, work: int) -> list[slice]:
-        step = max(NARROW, -(-count // (self.threads * NARROW)) * NARROW) if work > SMALL else count
-        if self.threads == 1:
-            step = count
-        return [slice(start, min(start + step, count)) for start in range(0, count, max(step, 1))]
+        """`count` lines for all threads: a large part for each, then a small one, for whoever is done first."""
+        if self.threads == 1 or work < SMALL:
+            return [slice(0, count)]
+        share = count / self.threads
+        large = max(1, round(share * (1 - TAIL) / NARROW)) * NARROW
+        small = round(share * TAIL / NARROW) * NARROW
+        sizes = [large] * self.threads + [small] * self.threads
+        ends = [min(end, count) for end in itertools.accumulate(sizes)]
+        ends[-1] = count
+        return [slice(start, end) for start, end in itertools.pairwise([0, *ends]) if end > start]
 
     def close(self) -> None:
         """End the threads."""
