@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support import ollama_fixtures
 
 from meton_plugins.finetune.errors import FinetuneError, ModelError, NotFound, ServerError, UsageError
 from meton_plugins.finetune.gguf.tiny import make_tiny
@@ -30,7 +31,8 @@ from meton_plugins.finetune.serve.templates import inherit, load_template
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.ollama_server import private_server
 
-pytest_plugins = ["support.ollama_fixtures"]
+# Not as a plugin: that would be every module's, and others have a `server` too.
+url, server = ollama_fixtures.url, ollama_fixtures.server
 
 NASTY = 'Say """quotes"""\n"""\nPARAMETER stop evil\nFROM elsewhere\n'
 

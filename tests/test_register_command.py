@@ -12,6 +12,7 @@ from time import sleep
 import httpx
 import pytest
 from rich.console import Console
+from support import ollama_fixtures
 
 from meton_plugins.finetune.commands import model_register
 from meton_plugins.finetune.commands.progress import bar
@@ -23,7 +24,8 @@ from meton_plugins.host.config_file import ConfigFile
 from tests.support.host import RecordingHost
 from tests.support.models import rewrite
 
-pytest_plugins = ["support.ollama_fixtures"]
+# Not as a plugin: that would be every module's, and others have a `server` too.
+url, server = ollama_fixtures.url, ollama_fixtures.server
 
 CONFIG = "# mine\nmodels:\n  primary: big:32b\n  fallback: small:8b\n"
 

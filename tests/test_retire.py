@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ollama_fixtures
 
 from meton_plugins.finetune import tools
 from meton_plugins.finetune.commands import model_register
@@ -22,7 +23,8 @@ from meton_plugins.finetune.serve.register import Registered, list_registered, r
 from meton_plugins.host.config_file import ConfigFile
 from tests.support.host import RecordingHost
 
-pytest_plugins = ["support.ollama_fixtures"]
+# Not as a plugin: that would be every module's, and others have a `server` too.
+url, server = ollama_fixtures.url, ollama_fixtures.server
 
 CONFIG = "# mine\nmodels:\n  primary: big:32b\n  fallback: small:8b\n"
 

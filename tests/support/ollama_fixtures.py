@@ -1,4 +1,4 @@
-"""Fixtures for tests against a real Ollama: `pytest_plugins = ["support.ollama_fixtures"]`."""
+"""Fixtures for tests against a real Ollama: `url, server = ollama_fixtures.url, ollama_fixtures.server`."""
 
 from __future__ import annotations
 
