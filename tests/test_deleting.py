@@ -56,7 +56,7 @@ def test_a_run_goes_after_asking(home: Path, runs: dict[str, Run]) -> None:
     lines = said.splitlines()
     assert lines[0].startswith("three  finished")
     assert lines[1].split() == ["6", "KB", str(runs["three"].folder)]
-    assert lines[2] == "Deleted three: 5 KB."
+    assert lines[2] == "Deleted three: 6 KB."
     assert names(home) == {"one", "two"}
     assert sorted(path.name for path in (home / "runs").iterdir()) == ["one", "two"]
 
