@@ -86,6 +86,11 @@ class GraphTrainer:
         """What makes the products, to show."""
         return self._team.blas.name
 
+    @property
+    def token_mb(self) -> float | None:
+        """Memory that a token more in the longest row takes."""
+        return self._network.token_bytes / 2**20
+
     def loss(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> float:
         """Mean loss in nats over the learned tokens of one row; `tokens` and `trained` as in `gguf.rows.Row`."""
         return float(np.mean(self._network.losses([(tokens, trained)])[0]))

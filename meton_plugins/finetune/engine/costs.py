@@ -60,6 +60,7 @@ class Cost(NamedTuple):
 
     `save_seconds` and `save_mb`: what a checkpoint takes, `save_mb` on top of the memory of the rows.
     `cpu_share`: part of its threads' time in which they really had a core; well below 1 on a busy machine.
+    `token_mb`: memory that a token more takes; None where it grows with the length's square.
     """
 
     loaded_mb: float
@@ -70,6 +71,7 @@ class Cost(NamedTuple):
     save_seconds: float
     save_mb: float
     cpu_share: float
+    token_mb: float | None = None
 
 
 def probe(

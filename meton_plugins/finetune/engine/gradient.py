@@ -50,6 +50,10 @@ class Trainer(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+    @property
+    def token_mb(self) -> float | None:
+        """Memory that a token more in the longest row takes, in MB; None where it grows with the length's square."""
+
     def loss(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> float:
         """Mean loss in nats over the learned tokens of one row; `tokens` and `trained` as in `gguf.rows.Row`."""
 
@@ -121,6 +125,11 @@ class RowTrainer:
         self.library.ggml_opt_result_free(self._result_eval)
         self.library.ggml_opt_dataset_free(self._dataset)
         self.context.close()
+
+    @property
+    def token_mb(self) -> float | None:
+        """Not known: the graph attends over all pairs of a row."""
+        return None
 
     def loss(self, tokens: npt.NDArray[np.int32], trained: npt.NDArray[np.bool_]) -> float:
         """Mean loss in nats over the learned tokens of one row; `tokens` and `trained` as in `gguf.rows.Row`."""

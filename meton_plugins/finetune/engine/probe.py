@@ -103,7 +103,7 @@ def probe(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
         "result",
         loaded_mb=loaded, load_seconds=load_seconds, threads=threads or 1, tried=tried, points=points,
         save_seconds=bench.save_seconds, save_mb=bench.save_mb,
-        cpu_share=share,
+        cpu_share=share, token_mb=bench.token_mb,
     )  # fmt: skip
 
 
@@ -121,6 +121,7 @@ class _Bench:
         self.adapter_size = 0
         self.opened = 0
         self.save_seconds = self.save_mb = 0.0
+        self.token_mb: float | None = None
         # Of the last gradient: the longest, by the threads that were chosen.
         self.cpu_seconds = self.wall_seconds = 0.0
 
@@ -177,6 +178,7 @@ class _Bench:
         """Peak memory of the process in MB, and seconds of a gradient, a loss and a step, with rows of `length`."""
         _forget_peak()
         with self._open(model, length, threads) as trainer:
+            self.token_mb = trainer.token_mb
             optimizer = AdamW()
             times: list[float] = []
             used: list[float] = []

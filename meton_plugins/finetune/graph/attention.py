@@ -13,7 +13,7 @@ from .blas import Array
 from .shape import Shape
 from .team import Team
 
-__all__ = ["Attention"]
+__all__ = ["BLOCK", "Attention"]
 
 #: Queries at a time.
 BLOCK: Final = 256

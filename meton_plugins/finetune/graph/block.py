@@ -62,6 +62,11 @@ class Kept:
             up=room(shape.inner),
         )  # fmt: skip
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
     def cut(self, count: int) -> Kept:
         """The same memory for `count` tokens."""
         return Kept(
@@ -88,6 +93,11 @@ class Shared:
             "dnormed": np.empty((longest, shape.width), np.float32),
         }
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self._arrays.values())
+
     def __call__(self, name: str, count: int) -> Array:
         return self._arrays[name][:count]
 
@@ -110,6 +120,11 @@ class Block:
         self._norm, self._ffn_norm = (weights.vector(f"{prefix}{name}.weight") for name in ("attn_norm", "ffn_norm"))
         names = (f"{prefix}attn_q_norm.weight", f"{prefix}attn_k_norm.weight")
         self._q_norm, self._k_norm = (weights.vector(name) if name in weights else None for name in names)
+
+    @property
+    def ranks(self) -> int:
+        """Of all its factors together."""
+        return sum(fan.ranks for fan in (self._qkv, self._o, self._gate_up, self._down))
 
     def forward(self, rows: Rows, kept: Kept, out: Array) -> None:
         """From `kept.x` [n, width] to `out`, which may be it where nothing goes back; fills the rest of `kept`."""

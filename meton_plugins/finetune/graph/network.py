@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .attention import Attention
+from .attention import BLOCK, Attention
 from .blas import Array
 from .block import Block, Kept, Rows, Shared
 from .fan import Factors
@@ -45,6 +45,17 @@ class Network:
         self._lowest = min(adapted, default=shape.layers)
         self._states = [np.empty((longest, shape.width), np.float32) for _ in range(2)]
         self._kept: list[Kept] = []
+
+    @property
+    def token_bytes(self) -> int:
+        """What a token more in the longest row takes, in bytes: memory grows with the length, not with its square."""
+        shape = self._shape
+        ranks = sum(block.ranks for block in self._blocks)
+        kept = shape.layers * Kept.of(shape, 1).nbytes + 4 * ranks
+        queries = shape.heads * shape.head
+        # Of a pass: states, what the head reads and gives back, shares of keys and values by head, scores, angles.
+        others = 5 * shape.width + 2 * queries + 3 * self._team.threads * BLOCK + shape.head
+        return kept + Shared(shape, 1).nbytes + 4 * others
 
     def losses(self, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
         """For each row the loss in nats of each learned token, in order."""

@@ -181,6 +181,8 @@ def peaks(cost: Cost, room_mb: float) -> Curve:
     points = [(float(point.length), point.peak_mb) for point in cost.points]
     if not points:  # not even a row of a few tokens was safe to try
         return Curve(max(cost.loaded_mb, room_mb + 1), 0.0, 0.0)
+    if cost.token_mb is not None:
+        return Curve(max(peak - cost.token_mb * length for length, peak in points), cost.token_mb, 0.0)
     if len(points) > 2:
         return fit(points[1:] if len(points) > 3 else points)  # the first one's memory was still being warmed up
     # Memory ended the measurement: what is not known is taken to grow as fast as it can.
