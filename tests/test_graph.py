@@ -445,7 +445,7 @@ def test_the_check_leaves_the_adapter_as_it_was(library: Library, base: BaseMake
 def test_weights_stay_unpacked_where_there_is_memory_and_rows_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 2**34
     monkeypatch.setattr(unpacking.psutil, "virtual_memory", lambda: SimpleNamespace(total=most))
-    monkeypatch.setattr(unpacking, "_LIMIT", Path("/nowhere"))
+    monkeypatch.setattr(unpacking, "CGROUP", Path("/nowhere"))
     assert unpacking.unpacks("auto", most // 64, 511)
     assert not unpacking.unpacks("auto", most // 64 + 1, 511)
     assert not unpacking.unpacks("auto", most // 64, 512)
@@ -455,7 +455,7 @@ def test_weights_stay_unpacked_where_there_is_memory_and_rows_are_short(monkeypa
 
 def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(unpacking, "_LIMIT", limit)
+    monkeypatch.setattr(unpacking, "CGROUP", tmp_path)
     for text, unpacked in (("max", True), (str(2**20), False)):
         limit.write_text(text)
         assert unpacking.unpacks("auto", 2**20, 100) is unpacked

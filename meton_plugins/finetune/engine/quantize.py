@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..errors import EngineError
 from ..gguf.header import Header, TensorInfo, number_entry
 from ..gguf.inspect import open_gguf
-from ..gguf.stream import BLOCK_NUMBERS, Block, Job, floats, write_gguf
+from ..gguf.stream import Block, Job, blocks, floats, write_gguf
 from .file_types import FILE_TYPES
 from .library import Library
 
@@ -88,9 +88,7 @@ def _entries(source: Header, kind: str) -> Iterator[bytes]:
 
 
 def _jobs(library: Library, source: Header, tensor: TensorInfo, kind: int) -> Iterator[tuple[Block, Job]]:
-    step = max(1, BLOCK_NUMBERS // tensor.shape[0])
-    for start in range(0, tensor.rows, step):
-        block = range(start, min(start + step, tensor.rows))
+    for block in blocks(tensor, 0, tensor.rows):
         yield block, partial(_quantized, library, source, tensor, kind, block)
 
 

@@ -84,8 +84,9 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
 
         def opened(adapter: Adapter) -> Trainer:
             tokens = sides["train"][0].tokens
-            tell = lambda message: emit("note", message=message)  # noqa: E731
-            return open_trainer(model, base, longest, job["threads"], adapter, manner, tokens, tell)
+            return open_trainer(
+                model, base, longest, job["threads"], adapter, manner, tokens, lambda text: emit("note", message=text)
+            )
 
         base_loss = None
         if start and not found and sides["validation"]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
 from typing import Final
 
 import psutil
+
+from .container import CGROUP, limit_bytes
 
 __all__ = ["unpacks"]
 
@@ -16,8 +16,6 @@ SHARE: Final = 1 / 16
 LONG: Final = 512
 #: Of an unpacked weight.
 BYTES: Final = 4
-#: What a container may use at most, or "max".
-_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 def unpacks(wish: str, parameters: int, longest: int) -> bool:
@@ -27,7 +25,5 @@ def unpacks(wish: str, parameters: int, longest: int) -> bool:
     """
     if wish != "auto":
         return wish == "unpacked"
-    most: float = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
-        most = min(most, float(_LIMIT.read_text(encoding="ascii")))
+    most = min(psutil.virtual_memory().total, limit_bytes(CGROUP))
     return longest < LONG and BYTES * parameters <= SHARE * most

@@ -15,7 +15,7 @@ from ..errors import ModelError
 from ..paths import replacing
 from .header import Header, TensorInfo, number_entry
 from .inspect import open_gguf
-from .stream import BLOCK_NUMBERS, Block, Job, Numbers, Progress, floats, write_gguf
+from .stream import Block, Job, Numbers, Progress, blocks, floats, write_gguf
 
 __all__ = ["f16_copy", "merge"]
 
@@ -106,16 +106,14 @@ def _entries(source: Header) -> Iterator[bytes]:
 
 
 def _jobs(source: Header, tensor: TensorInfo, delta: Delta | None) -> Iterator[tuple[Block, Job]]:
-    step = max(1, BLOCK_NUMBERS // tensor.shape[0])
     for first in range(0, tensor.rows, BLOCK_ROWS):
         last, added = min(first + BLOCK_ROWS, tensor.rows), None
         if delta is not None:
             # For many rows at once and by one thread: BLAS has threads of its own, which would wait for each other.
             added = floats(delta.lora, delta.b, range(first, last)) @ floats(delta.lora, delta.a, range(delta.a.rows))
             added *= np.float32(delta.scale)
-        for start in range(first, last, step):
-            block = range(start, min(start + step, last))
-            part = None if added is None else added[start - first : block.stop - first]
+        for block in blocks(tensor, first, last):
+            part = None if added is None else added[block.start - first : block.stop - first]
             yield block, partial(_halved, source, tensor, block, part)
 
 

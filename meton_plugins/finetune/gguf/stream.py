@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .header import Header, TensorInfo, make_header
 
-__all__ = ["BLOCK_NUMBERS", "Block", "Job", "Numbers", "Progress", "floats", "write_gguf"]
+__all__ = ["Block", "Job", "Numbers", "Progress", "blocks", "floats", "write_gguf"]
 
 #: Numbers of a block, unless a row has more: what is made of them on the way stays in the processor's caches.
 BLOCK_NUMBERS: Final = 1 << 17
@@ -74,6 +74,13 @@ def write_gguf(
                     finish()
         while begun:
             finish()
+
+
+def blocks(tensor: TensorInfo, first: int, last: int) -> Iterator[Block]:
+    """Rows `first` to `last` of `tensor` in blocks."""
+    step = max(1, BLOCK_NUMBERS // tensor.shape[0])
+    for start in range(first, last, step):
+        yield range(start, min(start + step, last))
 
 
 def floats(source: Header, tensor: TensorInfo, block: Block) -> Numbers:

@@ -31,7 +31,7 @@ class Network:
     def __init__(
         self, shape: Shape, weights: Weights, team: Team, factors: Mapping[str, Factors], longest: int
     ) -> None:  # fmt: skip
-        self.longest = longest
+        self._longest = longest
         self._shape, self._weights, self._team = shape, weights, team
         frequencies = weights.vector("rope_freqs.weight") if "rope_freqs.weight" in weights else None
         rope, attention = Rope(shape, frequencies, longest), Attention(shape, team)
@@ -60,7 +60,7 @@ class Network:
     def losses(self, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
         """For each row the loss in nats of each learned token, in order."""
         where, targets, learned = _together(rows)
-        x = self._last(self._through(where, rows, keep=False), learned)
+        x = self._last(self._through(where, rows, self._room(1, where.count)), learned)
         losses = self._head.losses(x, targets)
         return np.split(losses, np.cumsum([int(row[1][1:].sum()) for row in rows])[:-1])
 
@@ -68,12 +68,13 @@ class Network:
         """[n, vocabulary] of what follows each of the tokens [n]."""
         row = np.append(tokens, tokens[:1]), np.ones(len(tokens) + 1, np.bool_)
         where, _, learned = _together([row])
-        return self._head.logits(self._last(self._through(where, [row], keep=False), learned))
+        return self._head.logits(self._last(self._through(where, [row], self._room(1, where.count)), learned))
 
     def gradients(self, rows: Sequence[Row]) -> tuple[float, dict[str, Array]]:
         """The mean loss over the learned tokens of all rows, and its gradient for every factor, flat."""
         where, targets, learned = _together(rows)
-        last = self._through(where, rows, keep=True)
+        kept = self._room(self._shape.layers, where.count)
+        last = self._through(where, rows, kept)
         x = self._last(last, learned)
         dx = np.empty_like(x)
         losses = self._head.losses(x, targets, dx)
@@ -85,27 +86,27 @@ class Network:
         gradients: dict[str, Array] = {}
         left: list[Task] = []
         for number in range(self._shape.layers - 1, self._lowest - 1, -1):
-            kept, lowest = self._cut[number], number == self._lowest
-            left = self._blocks[number].backward(where, kept, change, gradients, left, lowest=lowest)
+            lowest = number == self._lowest
+            left = self._blocks[number].backward(where, kept[number], change, gradients, left, lowest=lowest)
         self._team.run(left)
         return float(losses.mean()), gradients
 
-    def _through(self, where: Rows, rows: Sequence[Row], *, keep: bool) -> Array:
-        """The state after the last block, [n, width]."""
-        count = where.count
+    def _room(self, blocks: int, count: int) -> list[Kept]:
+        """Memory for `count` tokens in so many blocks: of all where something goes back, else of one for all."""
+        while len(self._kept) < blocks:
+            self._kept.append(Kept.of(self._shape, self._longest))
+        return [kept.cut(count) for kept in self._kept[:blocks]]
+
+    def _through(self, where: Rows, rows: Sequence[Row], room: list[Kept]) -> Array:
+        """The state after the last block, [n, width]; `room`: as of `_room`."""
         tokens = np.concatenate([row[0][:-1] for row in rows]).astype(np.int64)
-        wanted = self._shape.layers if keep else 1
-        while len(self._kept) < wanted:
-            self._kept.append(Kept.of(self._shape, self.longest))
-        self._cut = [self._kept[number].cut(count) for number in range(wanted)]
-        self._cut[0].x[:] = self._weights.rows(EMBEDDING, tokens)
-        for number, block in enumerate(self._blocks):
-            kept = self._cut[number if keep else 0]
-            after = self._cut[number + 1].x if keep and number + 1 < len(self._blocks) else self._states[0][:count]
-            block.forward(where, kept, after)
-            if not keep and number + 1 < len(self._blocks):
-                kept.x[:] = after
-        return self._states[0][:count]
+        room[0].x[:] = self._weights.rows(EMBEDDING, tokens)
+        ends = [kept.x for kept in room[1:]] + [self._states[0][: where.count]]
+        if len(room) < len(self._blocks):
+            room, ends = room * len(self._blocks), [room[0].x] * len(self._blocks)
+        for block, kept, end in zip(self._blocks, room, ends, strict=True):
+            block.forward(where, kept, end)
+        return ends[-1]
 
     def _last(self, state: Array, learned: npt.NDArray[np.int64]) -> Array:
         """The states that the head reads, [learned, width]."""

@@ -51,7 +51,11 @@ def trainable(base: Path, rank: int, targets: Sequence[str]) -> int:
 
 def known_cost(home: Home, made_of: Ingredients, longest: int) -> Measured | None:
     """What was measured before for such a run with rows of up to `longest` tokens, or None."""
-    values = read_kept(_cost_file(home, made_of, longest))
+    return _known(_cost_file(home, made_of, longest), longest)
+
+
+def _known(file: Path, longest: int) -> Measured | None:
+    values = read_kept(file)
     try:
         points = [Point(**point) for point in values["cost"]["points"]]
         found = Measured(values["at"], int(values["longest"]), Cost(**{**values["cost"], "points": points}))
@@ -68,7 +72,8 @@ def cost_of(
     progress: Progress | None = None,
 ) -> Measured:  # fmt: skip
     """What was measured before for such a run, or what is measured now, within `room_mb` of memory."""
-    known = None if again else known_cost(home, made_of, longest)
+    file = _cost_file(home, made_of, longest)
+    known = None if again else _known(file, longest)
     if known:
         return known
     settings, base = made_of.settings, Path(made_of.base.path)
@@ -84,7 +89,7 @@ def cost_of(
     )  # fmt: skip
     if len(cost.points) > 1:  # what a full memory kept from being measured may fit tomorrow
         values = {**cost._asdict(), "points": [point._asdict() for point in cost.points]}
-        keep(_cost_file(home, made_of, longest), {"at": now, "longest": longest, "cost": values})
+        keep(file, {"at": now, "longest": longest, "cost": values})
     return Measured(now, longest, cost, fresh=True)
 
 
