@@ -2,108 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from .attention import Attention
 from .blas import Array
-from .fan import Factors, Fan
+from .fan import Factors, Fan, Learning
 from .pointwise import Rope, gated, gated_back, norm, norm_back
+from .room import Kept, Rows, Shared
 from .shape import Shape
-from .team import Task, Team
+from .team import PIECE, Task, Team
 from .weights import Weights
 
-__all__ = ["Block", "Kept", "Rows", "Shared"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where the tokens of a pass stand: `segments` of them see each other, each from position 0 on."""
-
-    segments: list[slice]
-    positions: npt.NDArray[np.int64]
-
-    @property
-    def count(self) -> int:
-        """Tokens of all segments."""
-        return len(self.positions)
-
-
-@dataclass
-class Kept:
-    """What the backward pass of a block needs: numbers of each token, made once for the longest pass."""
-
-    x: Array
-    queries: Array
-    keys: Array
-    values: Array
-    answers: Array
-    logs: Array
-    middle: Array
-    gate: Array
-    up: Array
-    #: A·x of the adapted projections, by what they read.
-    down: dict[str, Array] = field(default_factory=dict)
-
-    @staticmethod
-    def of(shape: Shape, longest: int) -> Kept:
-        """Room for `longest` tokens."""
-
-        def room(width: int) -> Array:
-            return np.empty((longest, width), np.float32)
-
-        queries, keys = shape.heads * shape.head, shape.kv_heads * shape.head
-        return Kept(
-            x=room(shape.width), queries=room(queries), keys=room(keys), values=room(keys), answers=room(queries),
-            logs=np.empty((shape.heads, longest), np.float32), middle=room(shape.width), gate=room(shape.inner),
-            up=room(shape.inner),
-        )  # fmt: skip
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
-
-    def cut(self, count: int) -> Kept:
-        """The same memory for `count` tokens."""
-        return Kept(
-            x=self.x[:count], queries=self.queries[:count], keys=self.keys[:count], values=self.values[:count],
-            answers=self.answers[:count], logs=self.logs[:, :count], middle=self.middle[:count], gate=self.gate[:count],
-            up=self.up[:count],
-        )  # fmt: skip
-
-
-class Shared:
-    """What all blocks use in turn: arrays of one block that nobody needs afterwards."""
-
-    def __init__(self, shape: Shape, longest: int) -> None:
-        queries, keys = shape.heads * shape.head, shape.kv_heads * shape.head
-        self._arrays = {
-            "normed": np.empty((longest, shape.width), np.float32),
-            "inner": np.empty((longest, shape.inner), np.float32),
-            "queries": np.empty((longest, queries), np.float32),
-            "keys": np.empty((longest, keys), np.float32),
-            "dqueries": np.empty((longest, queries), np.float32),
-            "dkeys": np.empty((longest, keys), np.float32),
-            "dvalues": np.empty((longest, keys), np.float32),
-            "danswers": np.empty((longest, queries), np.float32),
-            "dnormed": np.empty((longest, shape.width), np.float32),
-        }
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(array.nbytes for array in self._arrays.values())
-
-    def __call__(self, name: str, count: int) -> Array:
-        return self._arrays[name][:count]
+__all__ = ["Block"]
 
 
 class Block:
-    """Layer `number` of a base with the factors that adapt it."""
+    """Layer `number` of a base with the factors that adapt it.
+
+    Each pass is a handful of runs of the team. In a run, what a thread has just computed it also works on: columns of
+    a product go through the gate, rows through the norm and the next factors, before another thread has to see them.
+    """
 
     def __init__(
         self, number: int, shape: Shape, weights: Weights, team: Team, factors: Mapping[str, Factors], rope: Rope,
@@ -128,117 +49,205 @@ class Block:
 
     def forward(self, rows: Rows, kept: Kept, out: Array) -> None:
         """From `kept.x` [n, width] to `out`, which may be it where nothing goes back; fills the rest of `kept`."""
-        shape, count, shared, team, down = self._shape, rows.count, self._shared, self._team, kept.down
+        shape, count, shared, team = self._shape, rows.count, self._shared, self._team
         normed, inner = shared("normed", count), shared("inner", count)
-        self._normed(kept.x, self._norm, normed)
-        seen = kept.queries, kept.keys, kept.values
-        down["qkv"] = self._qkv.forward(normed, seen)
-        queries, keys = self._turned(rows, kept, lambda part: self._qkv.finish(part, down["qkv"], seen))
-        self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs)
-        down["o"] = self._o.forward(kept.answers, [kept.middle])
+        kept.down = {
+            "qkv": self._qkv.begin(count), "o": self._o.begin(count), "gate_up": self._gate_up.begin(count),
+            "down": self._down.begin(count),
+        }  # fmt: skip
+        down = kept.down
+
+        def enter(part: slice) -> None:
+            norm(kept.x[part], self._norm, shape.epsilon, normed[part])
+            self._qkv.lower(part, normed, down["qkv"])
 
         def middle(part: slice) -> None:
-            self._o.finish(part, down["o"], [kept.middle])
+            self._o.finish(0, part, slice(0, shape.width), down["o"], kept.middle)
             kept.middle[part] += kept.x[part]
             norm(kept.middle[part], self._ffn_norm, shape.epsilon, normed[part])
-
-        team.rows(middle, count, shape.width)
-        pair = kept.gate, kept.up
-        down["gate_up"] = self._gate_up.forward(normed, pair)
+            self._gate_up.lower(part, normed, down["gate_up"])
 
         def unit(part: slice) -> None:
-            self._gate_up.finish(part, down["gate_up"], pair)
-            gated(kept.gate[part], kept.up[part], inner[part])
-
-        team.rows(unit, count, shape.inner)
-        down["down"] = self._down.forward(inner, [out])
+            self._gate_up.columns(0, part, normed, kept.gate)
+            self._gate_up.columns(1, part, normed, kept.up)
+            for some in _pieces(count, part):
+                self._gate_up.finish(0, some, part, down["gate_up"], kept.gate)
+                self._gate_up.finish(1, some, part, down["gate_up"], kept.up)
+                gated(kept.gate[some, part], kept.up[some, part], inner[some, part])
 
         def last(part: slice) -> None:
-            self._down.finish(part, down["down"], [out])
+            self._down.finish(0, part, slice(0, shape.width), down["down"], out)
             out[part] += kept.middle[part]
 
+        team.rows(enter, count, shape.width)
+        team.run(self._seen(rows, kept, normed))
+        queries, keys = shared("queries", count), shared("keys", count)
+        self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs)
+        team.run(self._product(self._o, kept.answers, kept.middle, down["o"]))
+        team.rows(middle, count, shape.width)
+        team.each(unit, team.parts(shape.inner, count * shape.inner * shape.width))
+        team.run(self._product(self._down, inner, out, down["down"]))
         team.rows(last, count, shape.width)
 
     def backward(
-        self, rows: Rows, kept: Kept, dx: Array, gradients: dict[str, Array], others: Sequence[Task], *, lowest: bool
-    ) -> list[Task]:  # fmt: skip
+        self, rows: Rows, kept: Kept, dx: Array, gradients: dict[str, Array], *, lowest: bool
+    ) -> None:  # fmt: skip
         """`dx` [n, width] becomes the gradient of `kept.x` from that of the output; the factors' into `gradients`.
 
-        Each projection's factors are left to the next one's turn, and `others` done, to fill what time threads wait
-        for each other. What is returned is still to be done, by the next block or the caller. `lowest`: below this
-        block nothing is trained, so that the gradient of `kept.x` is not computed. Spoils `kept`.
+        `lowest`: below this block nothing is trained, so that the gradient of `kept.x` is not computed. Spoils `kept`.
         """
-        epsilon, count, shared, team, down = self._shape.epsilon, rows.count, self._shared, self._team, kept.down
+        self._backward_unit(rows.count, kept, dx, gradients)
+        self._backward_attention(rows, kept, dx, gradients, lowest)
+
+    def _backward_unit(self, count: int, kept: Kept, dx: Array, gradients: dict[str, Array]) -> None:
+        shape, shared, team = self._shape, self._shared, self._team
         normed, dnormed, inner = shared("normed", count), shared("dnormed", count), shared("inner", count)
-
-        def through_norm(x: Array, weight: Array) -> None:
-            def some(part: slice) -> None:
-                norm_back(dnormed[part], x[part], weight, epsilon, dx[part], add=True)
-
-            team.rows(some, count, self._shape.width)
-
-        middle = self._down.back([dx], inner, others)
-        team.rows(lambda part: gated_back(inner[part], kept.gate[part], kept.up[part]), count, self._shape.inner)
-        left = self._down.learning([dx], inner, down["down"], middle, gradients)
-        self._normed(kept.middle, self._ffn_norm, normed)
+        fan, learning, below = self._down, self._down.learning(gradients), self._room(self._down, count)
+        team.rows(lambda part: fan.to_middle(part, [dx], below), count, shape.width)
+        matrices = fan.matrices()
         pair = kept.gate, kept.up
-        middle = self._gate_up.back(pair, dnormed, left)
-        left = self._gate_up.learning(pair, normed, down["gate_up"], middle, gradients)
-        through_norm(kept.middle, self._ffn_norm)
-        danswers = shared("danswers", count)
-        middle = self._o.back([dx], danswers, left)
-        left = self._o.learning([dx], kept.answers, down["o"], middle, gradients)
-        queries, keys = self._turned(rows, kept)
-        changes = [shared(name, count) for name in ("dqueries", "dkeys", "dvalues")]
-        self._attention.backward(danswers, queries, keys, kept.values, kept.answers, kept.logs, rows.segments, *changes)
-        self._turned_back(rows, kept, changes[0], changes[1])
-        middle = self._qkv.back(changes, None if lowest else dnormed, left)
-        if not lowest:
-            through_norm(kept.x, self._norm)
-        self._normed(kept.x, self._norm, normed)
-        return self._qkv.learning(changes, normed, down["qkv"], middle, gradients)
+        wide, wide_learning = self._gate_up, self._gate_up.learning(gradients)
 
-    def _normed(self, x: Array, weight: Array, out: Array) -> None:
-        epsilon = self._shape.epsilon
-        self._team.rows(lambda part: norm(x[part], weight, epsilon, out[part]), len(x), x.shape[1])
+        def unit(part: slice) -> None:
+            fan.change(part, [dx], matrices, below, inner)
+            for some in _pieces(count, part):
+                gated_back(inner[some, part], kept.gate[some, part], kept.up[some, part])
+            fan.learn_a(part, inner, below, learning)
+            for number, each in enumerate(pair):
+                wide.learn_b(number, part, each, kept.down["gate_up"], wide_learning)
+
+        parts = team.parts(shape.inner, count * shape.inner * shape.width)
+        team.run([
+            *(partial(unit, part) for part in parts), *self._learn_b(fan, [dx], kept.down["down"], learning),
+        ])  # fmt: skip
+        above = self._room(wide, count)
+
+        def between(part: slice) -> None:
+            wide.to_middle(part, pair, above)
+            norm(kept.middle[part], self._ffn_norm, shape.epsilon, normed[part])
+
+        team.rows(between, count, shape.inner)
+        found = wide.matrices()
+
+        def change(part: slice) -> None:
+            wide.change(part, pair, found, above, dnormed)
+            wide.learn_a(part, normed, above, wide_learning)
+
+        team.each(change, team.parts(shape.width, count * shape.inner * shape.width))
+
+    def _backward_attention(
+        self, rows: Rows, kept: Kept, dx: Array, gradients: dict[str, Array], lowest: bool
+    ) -> None:  # fmt: skip
+        shape, shared, team, count = self._shape, self._shared, self._team, rows.count
+        normed, dnormed, danswers = shared("normed", count), shared("dnormed", count), shared("danswers", count)
+        queries, keys = shared("queries", count), shared("keys", count)
+        changes = [shared(name, count) for name in ("dqueries", "dkeys", "dvalues")]
+        fan, learning, below = self._o, self._o.learning(gradients), self._room(self._o, count)
+
+        def enter(part: slice) -> None:
+            norm_back(dnormed[part], kept.middle[part], self._ffn_norm, shape.epsilon, dx[part], add=True)
+            fan.to_middle(part, [dx], below)
+            self._turned(kept.queries, self._q_norm, rows, part, queries)
+            self._turned(kept.keys, self._k_norm, rows, part, keys)
+
+        team.rows(enter, count, shape.width)
+        matrices = fan.matrices()
+
+        def answers(part: slice) -> None:
+            fan.change(part, [dx], matrices, below, danswers)
+            fan.learn_a(part, kept.answers, below, learning)
+
+        parts = team.parts(danswers.shape[1], danswers.size * shape.width)
+        team.run([
+            *(partial(answers, part) for part in parts), *self._learn_b(fan, [dx], kept.down["o"], learning),
+        ])  # fmt: skip
+        self._attention.backward(danswers, queries, keys, kept.values, kept.answers, kept.logs, rows.segments, *changes)
+        wide, wide_learning, above = self._qkv, self._qkv.learning(gradients), self._room(self._qkv, count)
+
+        def between(part: slice) -> None:
+            self._turned_back(kept.queries, self._q_norm, rows, part, changes[0])
+            self._turned_back(kept.keys, self._k_norm, rows, part, changes[1])
+            wide.to_middle(part, changes, above)
+            norm(kept.x[part], self._norm, shape.epsilon, normed[part])
+
+        team.rows(between, count, shape.width)
+        found = [] if lowest else wide.matrices()
+
+        def change(part: slice) -> None:
+            if not lowest:
+                wide.change(part, changes, found, above, dnormed)
+            wide.learn_a(part, normed, above, wide_learning)
+
+        parts = team.parts(shape.width, count * shape.width * shape.width)
+        team.run([
+            *(partial(change, part) for part in parts),
+            *self._learn_b(wide, changes, kept.down["qkv"], wide_learning),
+        ])  # fmt: skip
+
+        def leave(part: slice) -> None:
+            norm_back(dnormed[part], kept.x[part], self._norm, shape.epsilon, dx[part], add=True)
+
+        if not lowest:
+            team.rows(leave, count, shape.width)
+
+    def _room(self, fan: Fan, count: int) -> Array:
+        return np.empty((count, fan.ranks), np.float32)
+
+    def _product(self, fan: Fan, x: Array, out: Array, down: Array) -> list[Task]:
+        """A fan of one matrix, all but `finish`."""
+        parts = self._team.parts(out.shape[1], out.size * x.shape[1])
+        return [*(partial(fan.columns, 0, part, x, out) for part in parts), *fan.lowering(x, down)]
+
+    def _learn_b(self, fan: Fan, dys: list[Array], down: Array, learning: Learning) -> list[Task]:
+        return [
+            partial(fan.learn_b, number, part, dy, down, learning)
+            for number, dy in enumerate(dys)
+            for part in self._team.parts(dy.shape[1], dy.size * fan.ranks)
+        ]
+
+    def _seen(self, rows: Rows, kept: Kept, normed: Array) -> list[Task]:
+        """Queries, keys and values, and the first two as the attention takes them, by columns of whole heads."""
+        count, shape, shared = rows.count, self._shape, self._shared
+
+        def some(number: int, part: slice, out: Array, weight: Array | None, turned: Array | None) -> None:
+            self._qkv.columns(number, part, normed, out)
+            for piece in _pieces(count, part):
+                self._qkv.finish(number, piece, part, kept.down["qkv"], out)
+                if turned is not None:
+                    self._turned(out[:, part], weight, rows, piece, turned[:, part])
+
+        outs = (
+            (kept.queries, self._q_norm, shared("queries", count)), (kept.keys, self._k_norm, shared("keys", count)),
+            (kept.values, None, None),
+        )  # fmt: skip
+        return [
+            partial(some, number, part, out, weight, turned)
+            for number, (out, weight, turned) in enumerate(outs)
+            for part in self._team.parts(out.shape[1], out.size * shape.width, shape.head)
+        ]
 
     def _heads(self, x: Array) -> Array:
         """[n, heads · head] as [n, heads, head]."""
         return x.reshape(len(x), -1, self._shape.head)
 
-    def _turned(
-        self, rows: Rows, kept: Kept, before: Callable[[slice], None] | None = None
-    ) -> tuple[Array, Array]:  # fmt: skip
-        """Queries and keys as attention takes them: normed, where the base norms them, and at their positions.
+    def _turned(self, raw: Array, weight: Array | None, rows: Rows, part: slice, out: Array) -> None:
+        """Some rows as attention takes them: normed, where the base norms them, and at their positions."""
+        heads = self._heads(out[part])
+        if weight is None:
+            out[part] = raw[part]
+        else:
+            norm(self._heads(raw[part]), weight, self._shape.epsilon, heads)
+        self._rope.turn(heads, rows.positions[part])
 
-        `before` is called for each piece of the rows first.
-        """
-        found = self._shared("queries", rows.count), self._shared("keys", rows.count)
+    def _turned_back(self, raw: Array, weight: Array | None, rows: Rows, part: slice, change: Array) -> None:
+        """Make some rows of the gradient of what `_turned` gives that of what it was given."""
+        heads = self._heads(change[part])
+        self._rope.turn(heads, rows.positions[part], back=True)
+        if weight is not None:
+            norm_back(heads, self._heads(raw[part]), weight, self._shape.epsilon, heads)
 
-        def some(part: slice) -> None:
-            if before:
-                before(part)
-            for raw, weight, out in zip((kept.queries, kept.keys), (self._q_norm, self._k_norm), found, strict=True):
-                heads = self._heads(out[part])
-                if weight is None:
-                    out[part] = raw[part]
-                else:
-                    norm(self._heads(raw[part]), weight, self._shape.epsilon, heads)
-                self._rope.turn(heads, rows.positions[part])
 
-        self._team.rows(some, rows.count, found[0].shape[1])
-        return found
-
-    def _turned_back(self, rows: Rows, kept: Kept, dqueries: Array, dkeys: Array) -> None:
-        """Make the gradients of what `_turned` gives those of what it was given."""
-
-        def some(part: slice) -> None:
-            for raw, weight, change in (
-                (kept.queries, self._q_norm, dqueries), (kept.keys, self._k_norm, dkeys),
-            ):  # fmt: skip
-                heads = self._heads(change[part])
-                self._rope.turn(heads, rows.positions[part], back=True)
-                if weight is not None:
-                    norm_back(heads, self._heads(raw[part]), weight, self._shape.epsilon, heads)
-
-        self._team.rows(some, rows.count, dqueries.shape[1])
+def _pieces(count: int, columns: slice) -> list[slice]:
+    """`count` rows in pieces of which these columns stay in a core's cache."""
+    step = max(1, PIECE // (columns.stop - columns.start))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

@@ -1,6 +1,6 @@
 """Projections that read the same rows: their frozen matrices and, where they are adapted, their factors.
 
-All that can be computed at once is handed to the team at once: waking a thread costs as much as a small product.
+Each function does a part, some rows or some columns, in the thread that asks: `block` hands the parts out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .blas import Array
 from .team import Task, Team
 from .weights import Weights
 
-__all__ = ["Factors", "Fan"]
+__all__ = ["Factors", "Fan", "Learning"]
 
 
 @dataclass
@@ -25,6 +25,14 @@ class Factors:
     a: Array
     b: Array
     scale: float
+
+
+@dataclass
+class Learning:
+    """Room for the gradient of a fan's factors: all A in one, [ranks, in], and of each its B, [out, rank]."""
+
+    a: Array
+    b: list[Array | None]
 
 
 class Fan:
@@ -41,64 +49,76 @@ class Fan:
         for factor in self._factors:
             start, self.ranks = self.ranks, self.ranks + (len(factor.a) if factor else 0)
             self._columns.append(slice(start, self.ranks))
+        self._a: Array = np.empty((0, 0), np.float32)
 
-    def forward(self, x: Array, outs: Sequence[Array]) -> Array:
-        """Write x · Wᵀ to each of `outs` [n, out]; A·x of all [n, ranks]. `finish` adds what is left."""
-        down = np.empty((len(x), self.ranks), np.float32)
-        products = [
-            (x, weight.T, out, False) for weight, out in zip(self._weights.matrices(self._names), outs, strict=True)
-        ]
+    def begin(self, count: int) -> Array:
+        """Take the factors as they are now; room for A·x of `count` rows, [count, ranks]. Not for a task to call."""
+        self._weights.ready(self._names)
         if self.ranks:
-            products.append((x, self._a().T, down, False))
-        self._team.run([task for product in products for task in self._team.shares(*product)])
-        return down
+            self._a = np.concatenate([factor.a for factor in self._factors if factor])
+        return np.empty((count, self.ranks), np.float32)
 
-    def finish(self, rows: slice, down: Array, outs: Sequence[Array]) -> None:
-        """Add the factors' part and the bias to some rows of `outs`, in the thread that asks."""
-        for factor, bias, columns, out in zip(self._factors, self._biases, self._columns, outs, strict=True):
+    # Forward
+
+    def lower(self, rows: slice, x: Array, down: Array) -> None:
+        """A·x of some rows, into `down`."""
+        if self.ranks:
+            self._blas.product(x[rows], self._a.T, down[rows])
+
+    def lowering(self, x: Array, down: Array) -> list[Task]:
+        """The same of all rows, as tasks."""
+        return self._team.shares(x, self._a.T, down, False) if self.ranks else []
+
+    def columns(self, number: int, part: slice, x: Array, out: Array) -> None:
+        """Some columns of matrix `number`'s x · Wᵀ, into those of `out` [n, out]; `finish` adds what is left."""
+        weight = self._weights.rows_of(self._names[number], part)
+        self._blas.product(x, weight.T, out[:, part])
+
+    def finish(self, number: int, rows: slice, part: slice, down: Array, out: Array) -> None:
+        """Add the factors' part and the bias to some rows and columns of matrix `number`'s `out`."""
+        factor, bias = self._factors[number], self._biases[number]
+        if factor:
+            lowered = down[rows, self._columns[number]]
+            self._blas.product(lowered, factor.b[part].T, out[rows, part], add=True, scale=factor.scale)
+        if bias is not None:
+            out[rows, part] += bias[part]
+
+    # Backward: `dys` are the gradients of each matrix's output, [n, out]
+
+    def matrices(self) -> list[Array]:
+        """For `change`; good until others are asked for. Not for a task to call."""
+        return self._weights.matrices(self._names)
+
+    def to_middle(self, rows: slice, dys: Sequence[Array], middle: Array) -> None:
+        """Some rows of scale · dy·B, side by side for all factors, into `middle` [n, ranks]."""
+        for factor, dy, columns in zip(self._factors, dys, self._columns, strict=True):
             if factor:
-                self._blas.product(down[rows, columns], factor.b.T, out[rows], add=True, scale=factor.scale)
-            if bias is not None:
-                out[rows] += bias
+                self._blas.product(dy[rows], factor.b, middle[rows, columns], scale=factor.scale)
 
-    def back(self, dys: Sequence[Array], dx: Array | None = None, others: Sequence[Task] = ()) -> Array:
-        """From each matrix's `dy` [n, out]: that of x into `dx` [n, in], unless it is None. What `learning` needs.
+    def change(self, part: slice, dys: Sequence[Array], matrices: Sequence[Array], middle: Array, dx: Array) -> None:
+        """Some columns of the gradient of x, into those of `dx` [n, in]."""
+        for number, (dy, weight) in enumerate(zip(dys, matrices, strict=True)):
+            self._blas.product(dy, weight[:, part], dx[:, part], add=number > 0)
+        if self.ranks:
+            self._blas.product(middle, self._a[:, part], dx[:, part], add=True)
 
-        `others`: tasks that do not depend on this; they fill the time in which a thread would wait for the others.
-        """
-        middle = np.empty((len(dys[0]), self.ranks), np.float32)
-        self._team.run([
-            task
-            for dy, factor, columns in zip(dys, self._factors, self._columns, strict=True)
-            if factor
-            for task in self._team.shares(dy, factor.b, middle[:, columns], False, factor.scale)
-        ])  # fmt: skip
-        tasks: list[Task] = []
-        if dx is not None:
-            pairs = list(zip(dys, self._weights.matrices(self._names), strict=True))
-            if self.ranks:
-                pairs.append((middle, self._a()))
-            tasks = self._team.sums(pairs, dx)
-        self._team.run([*tasks, *others])
-        return middle
-
-    def learning(
-        self, dys: Sequence[Array], x: Array, down: Array, middle: Array, gradients: dict[str, Array]
-    ) -> list[Task]:
-        """Tasks that write the factors' gradients, put into `gradients`, flat. `down`: of `forward`; `middle`: of
-        `back`. All arrays are to stay as they are until the tasks are done."""
-        if not self.ranks:
-            return []
-        below = np.empty((self.ranks, x.shape[1]), np.float32)
-        tasks = self._team.shares(middle.T, x, below, False)
-        for dy, factor, columns in zip(dys, self._factors, self._columns, strict=True):
+    def learning(self, gradients: dict[str, Array]) -> Learning:
+        """Room for the gradient of the factors, put into `gradients`, flat."""
+        found = Learning(np.empty_like(self._a), [])
+        for factor, columns in zip(self._factors, self._columns, strict=True):
+            found.b.append(np.empty_like(factor.b) if factor else None)
             if factor:
-                above = np.empty_like(factor.b)
-                tasks += self._team.shares(dy.T, down[:, columns], above, False, factor.scale)
-                gradients[f"{factor.name}.lora_a"] = below[columns].reshape(-1)
-                gradients[f"{factor.name}.lora_b"] = above.reshape(-1)
-        return tasks
+                gradients[f"{factor.name}.lora_a"] = found.a[columns].reshape(-1)
+                gradients[f"{factor.name}.lora_b"] = found.b[-1].reshape(-1)  # type: ignore[union-attr]
+        return found
 
-    def _a(self) -> Array:
-        stacked: Array = np.concatenate([factor.a for factor in self._factors if factor])
-        return stacked
+    def learn_a(self, part: slice, x: Array, middle: Array, learning: Learning) -> None:
+        """Some columns of the gradients of all A, from x [n, in]."""
+        if self.ranks:
+            self._blas.product(middle.T, x[:, part], learning.a[:, part])
+
+    def learn_b(self, number: int, part: slice, dy: Array, down: Array, learning: Learning) -> None:
+        """Some lines of the gradient of matrix `number`'s B, from these columns of `dy`."""
+        factor, target = self._factors[number], learning.b[number]
+        if factor and target is not None:
+            self._blas.product(dy[:, part].T, down[:, self._columns[number]], target[part], scale=factor.scale)

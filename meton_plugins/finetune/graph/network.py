@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from .attention import BLOCK, Attention
 from .blas import Array
-from .block import Block, Kept, Rows, Shared
+from .block import Block
 from .fan import Factors
 from .head import Head
 from .pointwise import Rope, norm, norm_back
+from .room import Kept, Rows, Shared
 from .shape import Shape
-from .team import Task, Team
+from .team import Team
 from .weights import Weights
 
 __all__ = ["Network", "Row"]
@@ -53,8 +54,10 @@ class Network:
         ranks = sum(block.ranks for block in self._blocks)
         kept = shape.layers * Kept.of(shape, 1).nbytes + 4 * ranks
         queries = shape.heads * shape.head
-        # Of a pass: states, what the head reads and gives back, shares of keys and values by head, scores, angles.
-        others = 5 * shape.width + 2 * queries + 3 * self._team.threads * BLOCK + shape.head
+        # Of a pass: states, what the head reads and each thread gives back, shares of keys and values by head, angles;
+        # and of each thread scores, and queries with all that has their size.
+        threads = self._team.threads
+        others = (5 + threads) * shape.width + 2 * queries + shape.head + threads * (2 * BLOCK + 5 * queries // 2)
         return kept + Shared(shape, 1).nbytes + 4 * others
 
     def losses(self, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
@@ -84,11 +87,9 @@ class Network:
         change.fill(0)
         change[learned] = dx
         gradients: dict[str, Array] = {}
-        left: list[Task] = []
         for number in range(self._shape.layers - 1, self._lowest - 1, -1):
             lowest = number == self._lowest
-            left = self._blocks[number].backward(where, kept[number], change, gradients, left, lowest=lowest)
-        self._team.run(left)
+            self._blocks[number].backward(where, kept[number], change, gradients, lowest=lowest)
         return float(losses.mean()), gradients
 
     def _room(self, blocks: int, count: int) -> list[Kept]:

@@ -60,12 +60,10 @@ def gated_back(dy: Array, gate: Array, up: Array) -> None:
     np.multiply(silu, sigmoid, out=gate)
     np.subtract(silu, gate, out=gate)
     gate += sigmoid
-    gate *= up
-    gate *= dy
-    np.multiply(dy, silu, out=dy)
-    silu *= up
-    up[...] = dy
-    dy[...] = silu
+    gate *= np.multiply(dy, up, out=sigmoid)
+    np.multiply(dy, silu, out=sigmoid)
+    np.multiply(silu, up, out=dy)
+    up[...] = sigmoid
 
 
 def _sigmoid(x: Array, out: Array) -> Array:

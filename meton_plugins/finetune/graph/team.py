@@ -75,26 +75,19 @@ class Team:
             partial(self.blas.product, a[part], b, out[part], add=add, scale=scale)
             if down
             else partial(self.blas.product, a, b[:, part], out[:, part], add=add, scale=scale)
-            for part in self._parts(max(out.shape), out.size * a.shape[1])
+            for part in self.parts(max(out.shape), out.size * a.shape[1])
         ]
 
-    def sums(self, pairs: Sequence[tuple[Array, Array]], out: Array) -> list[Task]:
-        """`out` = Σ a @ b over all pairs, as tasks by columns of `out`."""
+    def parts(self, count: int, work: int, unit: int = NARROW) -> list[slice]:
+        """`count` lines for all threads: a large part for each, then a small one, for whoever is done first.
 
-        def some(part: slice) -> None:
-            for number, (a, b) in enumerate(pairs):
-                self.blas.product(a, b[:, part], out[:, part], add=number > 0)
-
-        parts = self._parts(out.shape[1], sum(out.size * a.shape[1] for a, _ in pairs))
-        return [partial(some, part) for part in parts]
-
-    def _parts(self, count: int, work: int) -> list[slice]:
-        """`count` lines for all threads: a large part for each, then a small one, for whoever is done first."""
+        `work`: multiplications in all; little work is not shared. Each part but the last is a multiple of `unit`.
+        """
         if self.threads == 1 or work < SMALL:
             return [slice(0, count)]
         share = count / self.threads
-        large = max(1, round(share * (1 - TAIL) / NARROW)) * NARROW
-        small = round(share * TAIL / NARROW) * NARROW
+        large = max(1, round(share * (1 - TAIL) / unit)) * unit
+        small = round(share * TAIL / unit) * unit
         sizes = [large] * self.threads + [small] * self.threads
         ends = [min(end, count) for end in itertools.accumulate(sizes)]
         ends[-1] = count

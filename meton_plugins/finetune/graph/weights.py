@@ -50,46 +50,50 @@ class Weights:
 
     def vector(self, name: str) -> Array:
         """A tensor of one row, [columns]."""
-        flat: Array = self.part(name, 0, 1).reshape(-1).copy()
+        flat: Array = self.rows_of(name, slice(0, 1)).reshape(-1).copy()
         return flat
 
+    def ready(self, names: Sequence[str]) -> None:
+        """Unpack what is to be kept, so that `rows_of` finds it."""
+        for name in names:
+            tensor = self.stored[name]
+            if self._keep and tensor.unpack is not None and name not in self._kept:
+                self._kept[name] = np.empty((tensor.rows, tensor.columns), np.float32)
+                self._team.run(self._unpacking(tensor, 0, self._kept[name]))
+
     def matrices(self, names: Sequence[str]) -> list[Array]:
-        """Whole tensors, [rows, columns] each; good until others are asked for."""
-        return self._parts([(name, 0, self.stored[name].rows) for name in names])
-
-    def part(self, name: str, start: int, stop: int) -> Array:
-        """Rows from `start` to `stop`, [stop - start, columns]; good until others are asked for."""
-        return self._parts([(name, start, stop)])[0]
-
-    def _parts(self, wanted: Sequence[tuple[str, int, int]]) -> list[Array]:
-        sizes = [0 if self._at_hand(name) else (stop - start) * self.stored[name].columns
-                 for name, start, stop in wanted]  # fmt: skip
+        """Whole tensors, [rows, columns] each, unpacked by all threads; good until others are asked for."""
+        self.ready(names)
+        sizes = [0 if self._at_hand(name) else self.stored[name].rows * self.stored[name].columns for name in names]
         if self._scratch.size < sum(sizes):
             self._scratch = np.empty(sum(sizes), np.float32)
         found, tasks, used = [], [], 0
-        for (name, start, stop), size in zip(wanted, sizes, strict=True):
+        for name, size in zip(names, sizes, strict=True):
             if not size:
-                found.append(self._whole(name)[start:stop])
+                found.append(self._whole(name))
                 continue
-            target = self._scratch[used : used + size].reshape(stop - start, -1)
+            found.append(self._scratch[used : used + size].reshape(self.stored[name].rows, -1))
             used += size
-            found.append(target)
-            tasks += self._unpacking(self.stored[name], start, target)
+            tasks += self._unpacking(self.stored[name], 0, found[-1])
         self._team.run(tasks)
         return found
 
+    def rows_of(self, name: str, part: slice) -> Array:
+        """Rows `part`, [rows, columns], unpacked by the thread that asks, into memory of its own."""
+        if self._at_hand(name):
+            return self._whole(name)[part]
+        tensor = self.stored[name]
+        found: Array = np.empty((part.stop - part.start, tensor.columns), np.float32)
+        for task in self._unpacking(tensor, part.start, found):
+            task()
+        return found
+
     def _at_hand(self, name: str) -> bool:
-        return self._keep or self.stored[name].unpack is None
+        return name in self._kept or self.stored[name].unpack is None
 
     def _whole(self, name: str) -> Array:
         """Of a tensor that is at hand."""
-        tensor = self.stored[name]
-        if tensor.unpack is None:
-            return _view(tensor)
-        if name not in self._kept:
-            self._kept[name] = np.empty((tensor.rows, tensor.columns), np.float32)
-            self._team.run(self._unpacking(tensor, 0, self._kept[name]))
-        return self._kept[name]
+        return self._kept[name] if name in self._kept else _view(self.stored[name])
 
     def rows(self, name: str, numbers: npt.NDArray[np.int64]) -> Array:
         """Some rows, [len(numbers), columns], a copy."""
