@@ -9,7 +9,7 @@ import numpy as np
 
 from .attention import Attention
 from .blas import Array
-from .fan import Factors, Fan, Learning
+from .fan import Factors, Fan, Learning, Pieces, whole
 from .pointwise import Rope, gated, gated_back, norm, norm_back
 from .room import Kept, Rows, Shared
 from .shape import Shape
@@ -50,7 +50,7 @@ class Block:
     def forward(self, rows: Rows, kept: Kept, out: Array) -> None:
         """From `kept.x` [n, width] to `out`, which may be it where nothing goes back; fills the rest of `kept`."""
         shape, count, shared, team = self._shape, rows.count, self._shared, self._team
-        normed, inner = shared("normed", count), shared("inner", count)
+        normed, gates, ups, inners = shared("normed", count), *self._wide(kept)
         kept.down = {
             "qkv": self._qkv.begin(count), "o": self._o.begin(count), "gate_up": self._gate_up.begin(count),
             "down": self._down.begin(count),
@@ -59,21 +59,21 @@ class Block:
 
         def enter(part: slice) -> None:
             norm(kept.x[part], self._norm, shape.epsilon, normed[part])
-            self._qkv.lower(part, normed, down["qkv"])
+            self._qkv.lower(part, whole(normed), down["qkv"])
 
         def middle(part: slice) -> None:
             self._o.finish(0, part, slice(0, shape.width), down["o"], kept.middle)
             kept.middle[part] += kept.x[part]
             norm(kept.middle[part], self._ffn_norm, shape.epsilon, normed[part])
-            self._gate_up.lower(part, normed, down["gate_up"])
+            self._gate_up.lower(part, whole(normed), down["gate_up"])
 
-        def unit(part: slice) -> None:
-            self._gate_up.columns(0, part, normed, kept.gate)
-            self._gate_up.columns(1, part, normed, kept.up)
+        def unit(part: slice, gate: Array, up: Array, inner: Array) -> None:
+            self._gate_up.columns(0, part, whole(normed), gate)
+            self._gate_up.columns(1, part, whole(normed), up)
             for some in _pieces(count, part):
-                self._gate_up.finish(0, some, part, down["gate_up"], kept.gate)
-                self._gate_up.finish(1, some, part, down["gate_up"], kept.up)
-                gated(kept.gate[some, part], kept.up[some, part], inner[some, part])
+                self._gate_up.finish(0, some, part, down["gate_up"], gate)
+                self._gate_up.finish(1, some, part, down["gate_up"], up)
+                gated(gate[some], up[some], inner[some])
 
         def last(part: slice) -> None:
             self._down.finish(0, part, slice(0, shape.width), down["down"], out)
@@ -83,10 +83,13 @@ class Block:
         team.run(self._seen(rows, kept, normed))
         queries, keys = shared("queries", count), shared("keys", count)
         self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs)
-        team.run(self._product(self._o, kept.answers, kept.middle, down["o"]))
+        team.run(self._product(self._o, whole(kept.answers), kept.middle, down["o"]))
         team.rows(middle, count, shape.width)
-        team.each(unit, team.parts(shape.inner, count * shape.inner * shape.width))
-        team.run(self._product(self._down, inner, out, down["down"]))
+        team.run([
+            partial(unit, part, gate, up, inner)
+            for (part, gate), (_, up), (_, inner) in zip(gates, ups, inners, strict=True)
+        ])  # fmt: skip
+        team.run(self._product(self._down, inners, out, down["down"]))
         team.rows(last, count, shape.width)
 
     def backward(
@@ -101,37 +104,37 @@ class Block:
 
     def _backward_unit(self, count: int, kept: Kept, dx: Array, gradients: dict[str, Array]) -> None:
         shape, shared, team = self._shape, self._shared, self._team
-        normed, dnormed, inner = shared("normed", count), shared("dnormed", count), shared("inner", count)
+        normed, dnormed, (gates, ups, inners) = shared("normed", count), shared("dnormed", count), self._wide(kept)
         fan, learning, below = self._down, self._down.learning(gradients), self._room(self._down, count)
-        team.rows(lambda part: fan.to_middle(part, [dx], below), count, shape.width)
+        team.rows(lambda part: fan.to_middle(part, [whole(dx)], below), count, shape.width)
         matrices = fan.matrices()
-        pair = kept.gate, kept.up
         wide, wide_learning = self._gate_up, self._gate_up.learning(gradients)
 
-        def unit(part: slice) -> None:
-            fan.change(part, [dx], matrices, below, inner)
+        def unit(part: slice, gate: Array, up: Array, inner: Array) -> None:
+            fan.change(part, [whole(dx)], matrices, below, inner)
             for some in _pieces(count, part):
-                gated_back(inner[some, part], kept.gate[some, part], kept.up[some, part])
+                gated_back(inner[some], gate[some], up[some])
             fan.learn_a(part, inner, below, learning)
-            for number, each in enumerate(pair):
+            for number, each in enumerate((gate, up)):
                 wide.learn_b(number, part, each, kept.down["gate_up"], wide_learning)
 
-        parts = team.parts(shape.inner, count * shape.inner * shape.width)
-        team.run([
-            *(partial(unit, part) for part in parts), *self._learn_b(fan, [dx], kept.down["down"], learning),
-        ])  # fmt: skip
+        units = [
+            partial(unit, part, gate, up, inner)
+            for (part, gate), (_, up), (_, inner) in zip(gates, ups, inners, strict=True)
+        ]
+        team.run([*units, *self._learn_b(fan, [dx], kept.down["down"], learning)])
         above = self._room(wide, count)
 
         def between(part: slice) -> None:
-            wide.to_middle(part, pair, above)
+            wide.to_middle(part, [gates, ups], above)
             norm(kept.middle[part], self._ffn_norm, shape.epsilon, normed[part])
 
-        team.rows(between, count, shape.inner)
+        team.each(between, team.parts(count, count * shape.inner * wide.ranks))
         found = wide.matrices()
 
         def change(part: slice) -> None:
-            wide.change(part, pair, found, above, dnormed)
-            wide.learn_a(part, normed, above, wide_learning)
+            wide.change(part, [gates, ups], found, above, dnormed[:, part])
+            wide.learn_a(part, normed[:, part], above, wide_learning)
 
         team.each(change, team.parts(shape.width, count * shape.inner * shape.width))
 
@@ -146,7 +149,7 @@ class Block:
 
         def enter(part: slice) -> None:
             norm_back(dnormed[part], kept.middle[part], self._ffn_norm, shape.epsilon, dx[part], add=True)
-            fan.to_middle(part, [dx], below)
+            fan.to_middle(part, [whole(dx)], below)
             self._turned(kept.queries, self._q_norm, rows, part, queries)
             self._turned(kept.keys, self._k_norm, rows, part, keys)
 
@@ -154,20 +157,21 @@ class Block:
         matrices = fan.matrices()
 
         def answers(part: slice) -> None:
-            fan.change(part, [dx], matrices, below, danswers)
-            fan.learn_a(part, kept.answers, below, learning)
+            fan.change(part, [whole(dx)], matrices, below, danswers[:, part])
+            fan.learn_a(part, kept.answers[:, part], below, learning)
 
         parts = team.parts(danswers.shape[1], danswers.size * shape.width)
         team.run([
             *(partial(answers, part) for part in parts), *self._learn_b(fan, [dx], kept.down["o"], learning),
         ])  # fmt: skip
         self._attention.backward(danswers, queries, keys, kept.values, kept.answers, kept.logs, rows.segments, *changes)
+        dys = [whole(change) for change in changes]
         wide, wide_learning, above = self._qkv, self._qkv.learning(gradients), self._room(self._qkv, count)
 
         def between(part: slice) -> None:
             self._turned_back(kept.queries, self._q_norm, rows, part, changes[0])
             self._turned_back(kept.keys, self._k_norm, rows, part, changes[1])
-            wide.to_middle(part, changes, above)
+            wide.to_middle(part, dys, above)
             norm(kept.x[part], self._norm, shape.epsilon, normed[part])
 
         team.rows(between, count, shape.width)
@@ -175,8 +179,8 @@ class Block:
 
         def change(part: slice) -> None:
             if not lowest:
-                wide.change(part, changes, found, above, dnormed)
-            wide.learn_a(part, normed, above, wide_learning)
+                wide.change(part, dys, found, above, dnormed[:, part])
+            wide.learn_a(part, normed[:, part], above, wide_learning)
 
         parts = team.parts(shape.width, count * shape.width * shape.width)
         team.run([
@@ -193,14 +197,27 @@ class Block:
     def _room(self, fan: Fan, count: int) -> Array:
         return np.empty((count, fan.ranks), np.float32)
 
-    def _product(self, fan: Fan, x: Array, out: Array, down: Array) -> list[Task]:
+    def _wide(self, kept: Kept) -> tuple[Pieces, Pieces, Pieces]:
+        """Gates, ups and what they make, each by the columns that a thread works on, which lie together in memory."""
+        count, inner = kept.gate.shape
+        parts = self._team.parts(inner, count * inner * self._shape.width)
+
+        def cut(x: Array) -> Pieces:
+            flat = x.reshape(-1)
+            return [(part, flat[count * part.start : count * part.stop].reshape(count, -1)) for part in parts]
+
+        return cut(kept.gate), cut(kept.up), cut(self._shared("inner", count))
+
+    def _product(self, fan: Fan, x: Pieces, out: Array, down: Array) -> list[Task]:
         """A fan of one matrix, all but `finish`."""
-        parts = self._team.parts(out.shape[1], out.size * x.shape[1])
-        return [*(partial(fan.columns, 0, part, x, out) for part in parts), *fan.lowering(x, down)]
+        work = out.size * sum(each.shape[1] for _, each in x)
+        parts = self._team.parts(out.shape[1], work)
+        tasks = [partial(fan.columns, 0, part, x, out[:, part]) for part in parts]
+        return [*tasks, *(partial(fan.lower, rows, x, down) for rows in self._team.parts(len(out), work))]
 
     def _learn_b(self, fan: Fan, dys: list[Array], down: Array, learning: Learning) -> list[Task]:
         return [
-            partial(fan.learn_b, number, part, dy, down, learning)
+            partial(fan.learn_b, number, part, dy[:, part], down, learning)
             for number, dy in enumerate(dys)
             for part in self._team.parts(dy.shape[1], dy.size * fan.ranks)
         ]
@@ -210,9 +227,9 @@ class Block:
         count, shape, shared = rows.count, self._shape, self._shared
 
         def some(number: int, part: slice, out: Array, weight: Array | None, turned: Array | None) -> None:
-            self._qkv.columns(number, part, normed, out)
+            self._qkv.columns(number, part, whole(normed), out[:, part])
             for piece in _pieces(count, part):
-                self._qkv.finish(number, piece, part, kept.down["qkv"], out)
+                self._qkv.finish(number, piece, part, kept.down["qkv"], out[:, part])
                 if turned is not None:
                     self._turned(out[:, part], weight, rows, piece, turned[:, part])
 

@@ -1,6 +1,7 @@
 """Projections that read the same rows: their frozen matrices and, where they are adapted, their factors.
 
-Each function does a part, some rows or some columns, in the thread that asks: `block` hands the parts out.
+Each function does a part, some rows or some columns, in the thread that asks: `block` hands the parts out. Wide arrays
+come as `Pieces`: some columns each, whole in memory, since NumPy is half as fast on columns of a larger array.
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from .blas import Array
-from .team import Task, Team
+from .team import Team
 from .weights import Weights
 
-__all__ = ["Factors", "Fan", "Learning"]
+__all__ = ["Factors", "Fan", "Learning", "Pieces", "whole"]
+
+#: An array [n, width] by its columns: for each piece which they are, and their numbers [n, columns].
+Pieces = Sequence[tuple[slice, Array]]
+
+
+def whole(x: Array) -> Pieces:
+    """An array that lies together in memory, as it is."""
+    return [(slice(0, x.shape[1]), x)]
 
 
 @dataclass
@@ -60,28 +69,26 @@ class Fan:
 
     # Forward
 
-    def lower(self, rows: slice, x: Array, down: Array) -> None:
+    def lower(self, rows: slice, pieces: Pieces, down: Array) -> None:
         """A·x of some rows, into `down`."""
         if self.ranks:
-            self._blas.product(x[rows], self._a.T, down[rows])
+            for number, (columns, x) in enumerate(pieces):
+                self._blas.product(x[rows], self._a[:, columns].T, down[rows], add=number > 0)
 
-    def lowering(self, x: Array, down: Array) -> list[Task]:
-        """The same of all rows, as tasks."""
-        return self._team.shares(x, self._a.T, down, False) if self.ranks else []
-
-    def columns(self, number: int, part: slice, x: Array, out: Array) -> None:
-        """Some columns of matrix `number`'s x · Wᵀ, into those of `out` [n, out]; `finish` adds what is left."""
+    def columns(self, number: int, part: slice, pieces: Pieces, target: Array) -> None:
+        """Columns `part` of matrix `number`'s x · Wᵀ, into `target` [n, part]; `finish` adds what is left."""
         weight = self._weights.rows_of(self._names[number], part)
-        self._blas.product(x, weight.T, out[:, part])
+        for place, (columns, x) in enumerate(pieces):
+            self._blas.product(x, weight[:, columns].T, target, add=place > 0)
 
-    def finish(self, number: int, rows: slice, part: slice, down: Array, out: Array) -> None:
-        """Add the factors' part and the bias to some rows and columns of matrix `number`'s `out`."""
+    def finish(self, number: int, rows: slice, part: slice, down: Array, target: Array) -> None:
+        """Add the factors' part and the bias to some rows of what `columns` wrote."""
         factor, bias = self._factors[number], self._biases[number]
         if factor:
             lowered = down[rows, self._columns[number]]
-            self._blas.product(lowered, factor.b[part].T, out[rows, part], add=True, scale=factor.scale)
+            self._blas.product(lowered, factor.b[part].T, target[rows], add=True, scale=factor.scale)
         if bias is not None:
-            out[rows, part] += bias[part]
+            target[rows] += bias[part]
 
     # Backward: `dys` are the gradients of each matrix's output, [n, out]
 
@@ -89,18 +96,25 @@ class Fan:
         """For `change`; good until others are asked for. Not for a task to call."""
         return self._weights.matrices(self._names)
 
-    def to_middle(self, rows: slice, dys: Sequence[Array], middle: Array) -> None:
+    def to_middle(self, rows: slice, dys: Sequence[Pieces], middle: Array) -> None:
         """Some rows of scale · dy·B, side by side for all factors, into `middle` [n, ranks]."""
-        for factor, dy, columns in zip(self._factors, dys, self._columns, strict=True):
-            if factor:
-                self._blas.product(dy[rows], factor.b, middle[rows, columns], scale=factor.scale)
+        for factor, pieces, own in zip(self._factors, dys, self._columns, strict=True):
+            for number, (columns, dy) in enumerate(pieces if factor else ()):
+                assert factor
+                out = middle[rows, own]
+                self._blas.product(dy[rows], factor.b[columns], out, add=number > 0, scale=factor.scale)
 
-    def change(self, part: slice, dys: Sequence[Array], matrices: Sequence[Array], middle: Array, dx: Array) -> None:
-        """Some columns of the gradient of x, into those of `dx` [n, in]."""
-        for number, (dy, weight) in enumerate(zip(dys, matrices, strict=True)):
-            self._blas.product(dy, weight[:, part], dx[:, part], add=number > 0)
+    def change(
+        self, part: slice, dys: Sequence[Pieces], matrices: Sequence[Array], middle: Array, target: Array
+    ) -> None:  # fmt: skip
+        """Columns `part` of the gradient of x, into `target` [n, part]."""
+        add = False
+        for pieces, weight in zip(dys, matrices, strict=True):
+            for columns, dy in pieces:
+                self._blas.product(dy, weight[columns, part], target, add=add)
+                add = True
         if self.ranks:
-            self._blas.product(middle, self._a[:, part], dx[:, part], add=True)
+            self._blas.product(middle, self._a[:, part], target, add=True)
 
     def learning(self, gradients: dict[str, Array]) -> Learning:
         """Room for the gradient of the factors, put into `gradients`, flat."""
@@ -113,12 +127,12 @@ class Fan:
         return found
 
     def learn_a(self, part: slice, x: Array, middle: Array, learning: Learning) -> None:
-        """Some columns of the gradients of all A, from x [n, in]."""
+        """Columns `part` of the gradients of all A, from those of x [n, part]."""
         if self.ranks:
-            self._blas.product(middle.T, x[:, part], learning.a[:, part])
+            self._blas.product(middle.T, x, learning.a[:, part])
 
     def learn_b(self, number: int, part: slice, dy: Array, down: Array, learning: Learning) -> None:
-        """Some lines of the gradient of matrix `number`'s B, from these columns of `dy`."""
+        """Lines `part` of the gradient of matrix `number`'s B, from those columns of its `dy` [n, part]."""
         factor, target = self._factors[number], learning.b[number]
         if factor and target is not None:
-            self._blas.product(dy[:, part].T, down[:, self._columns[number]], target[part], scale=factor.scale)
+            self._blas.product(dy.T, down[:, self._columns[number]], target[part], scale=factor.scale)

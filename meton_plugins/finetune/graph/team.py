@@ -59,8 +59,9 @@ class Team:
         self.run([partial(work, part) for part in parts])
 
     def rows(self, work: Callable[[slice], None], count: int, width: int) -> None:
-        """Call `work(rows)` for pieces of `count` rows of `width` numbers."""
-        step = max(1, min(PIECE // max(width, 1), -(-count // self.threads)))
+        """Call `work(rows)` for pieces of `count` rows of `width` numbers, as many for each thread."""
+        pieces = self.threads * -(-count * width // (self.threads * PIECE))
+        step = max(1, -(-count // max(pieces, 1)))
         self.each(work, [slice(start, min(start + step, count)) for start in range(0, count, step)])
 
     def product(self, a: Array, b: Array, out: Array, *, add: bool = False, scale: float = 1.0) -> Array:
