@@ -51,6 +51,22 @@ def at(events: Events, kind: str) -> list[int]:
     return found
 
 
+# Rows that are forgotten
+
+
+@pytest.mark.parametrize(("pause_at", "left"), [(8, 6), (8, 8), (3, 6)])
+def test_a_paused_run_goes_on_without_rows_that_were_forgotten(attempts: Maker, pause_at: int, left: int) -> None:
+    run = attempts(epochs=3)
+    assert run.attempt(pause_at=pause_at)[-1]["event"] == "paused"
+    run.count = left
+    events = run.attempt()
+    assert events[-1]["event"] == "finished"
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["step"] for event in steps] == list(range(pause_at + 1, 3 * left + 1))
+    # Where the epoch has no row left, the next one begins.
+    assert steps[0]["epoch"] == (1 if pause_at < left else 2)
+
+
 # Early stopping
 
 

@@ -50,6 +50,8 @@ class Attempts:
     ) -> None:  # fmt: skip
         self.library, self.base, self.folder = library, base, folder
         self.start, self.base_loss, self.curve = start, base_loss, curve
+        #: Rows to learn from.
+        self.count = 10
         folder.mkdir()
         self.settings = TrainSettings.model_validate(
             {"epochs": 2, "lora_rank": 4, "lora_alpha": 8, "learning_rate": 1e-2, "save_steps": 3, **settings}
@@ -80,7 +82,7 @@ class Attempts:
             open_trainer(model, self.base, 32, 1, adapter, manner, first) as trainer,
         ):
             training = Training(
-                self.folder, settings, rows(10, 1), rows(3, 2), trainer, emit,
+                self.folder, settings, rows(self.count, 1), rows(3, 2), trainer, emit,
                 lambda: want if pause_at and done >= pause_at else None, self.start, self.base_loss,
             )  # fmt: skip
             if found:
