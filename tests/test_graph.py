@@ -239,10 +239,15 @@ def test_products(team: Team, size: tuple[int, int, int], blas: bool) -> None:
         b = np.asfortranarray(b) if turned & 2 else b
         out: Array = random.normal(size=(rows, columns + 4)).astype(np.float32)
         before = out.copy()
-        team.product(a, b, out[:, 3:-1], scale=0.5)
+
+        def product(out: Array, a: Array = a, b: Array = b, **how: Any) -> None:
+            parts = team.parts(columns, rows * inner * columns)
+            team.each(lambda part: team.blas.product(a, b[:, part], out[:, part], **how), parts)
+
+        product(out[:, 3:-1], scale=0.5)
         expected = 0.5 * a.astype(np.float64) @ b
         assert np.allclose(out[:, 3:-1], expected, atol=1e-4)
-        team.product(a, b, out[:, 3:-1], add=True, scale=2.0)
+        product(out[:, 3:-1], add=True, scale=2.0)
         assert np.allclose(out[:, 3:-1], 5 * expected, atol=1e-3)
         assert np.array_equal(out[:, :3], before[:, :3])
         assert np.array_equal(out[:, -1:], before[:, -1:])

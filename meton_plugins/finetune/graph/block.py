@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import numpy as np
-
 from .attention import Attention
 from .blas import Array
 from .fan import Factors, Fan, Learning, Pieces, whole
 from .pointwise import Rope, gated, gated_back, norm, norm_back
 from .room import Kept, Rows, Shared
 from .shape import Shape
-from .team import PIECE, Task, Team
+from .team import Task, Team, pieces
 from .weights import Weights
 
 __all__ = ["Block"]
@@ -70,7 +68,7 @@ class Block:
         def unit(part: slice, gate: Array, up: Array, inner: Array) -> None:
             self._gate_up.columns(0, part, whole(normed), gate)
             self._gate_up.columns(1, part, whole(normed), up)
-            for some in _pieces(count, part):
+            for some in pieces(count, gate.shape[1]):
                 self._gate_up.finish(0, some, part, down["gate_up"], gate)
                 self._gate_up.finish(1, some, part, down["gate_up"], up)
                 gated(gate[some], up[some], inner[some])
@@ -105,14 +103,14 @@ class Block:
     def _backward_unit(self, count: int, kept: Kept, dx: Array, gradients: dict[str, Array]) -> None:
         shape, shared, team = self._shape, self._shared, self._team
         normed, dnormed, (gates, ups, inners) = shared("normed", count), shared("dnormed", count), self._wide(kept)
-        fan, learning, below = self._down, self._down.learning(gradients), self._room(self._down, count)
+        fan, learning, below = self._down, self._down.learning(gradients), self._down.room(count)
         team.rows(lambda part: fan.to_middle(part, [whole(dx)], below), count, shape.width)
         matrices = fan.matrices()
         wide, wide_learning = self._gate_up, self._gate_up.learning(gradients)
 
         def unit(part: slice, gate: Array, up: Array, inner: Array) -> None:
             fan.change(part, [whole(dx)], matrices, below, inner)
-            for some in _pieces(count, part):
+            for some in pieces(count, gate.shape[1]):
                 gated_back(inner[some], gate[some], up[some])
             fan.learn_a(part, inner, below, learning)
             for number, each in enumerate((gate, up)):
@@ -123,7 +121,7 @@ class Block:
             for (part, gate), (_, up), (_, inner) in zip(gates, ups, inners, strict=True)
         ]
         team.run([*units, *self._learn_b(fan, [dx], kept.down["down"], learning)])
-        above = self._room(wide, count)
+        above = wide.room(count)
 
         def between(part: slice) -> None:
             wide.to_middle(part, [gates, ups], above)
@@ -145,7 +143,7 @@ class Block:
         normed, dnormed, danswers = shared("normed", count), shared("dnormed", count), shared("danswers", count)
         queries, keys = shared("queries", count), shared("keys", count)
         changes = [shared(name, count) for name in ("dqueries", "dkeys", "dvalues")]
-        fan, learning, below = self._o, self._o.learning(gradients), self._room(self._o, count)
+        fan, learning, below = self._o, self._o.learning(gradients), self._o.room(count)
 
         def enter(part: slice) -> None:
             norm_back(dnormed[part], kept.middle[part], self._ffn_norm, shape.epsilon, dx[part], add=True)
@@ -166,7 +164,7 @@ class Block:
         ])  # fmt: skip
         self._attention.backward(danswers, queries, keys, kept.values, kept.answers, kept.logs, rows.segments, *changes)
         dys = [whole(change) for change in changes]
-        wide, wide_learning, above = self._qkv, self._qkv.learning(gradients), self._room(self._qkv, count)
+        wide, wide_learning, above = self._qkv, self._qkv.learning(gradients), self._qkv.room(count)
 
         def between(part: slice) -> None:
             self._turned_back(kept.queries, self._q_norm, rows, part, changes[0])
@@ -193,9 +191,6 @@ class Block:
 
         if not lowest:
             team.rows(leave, count, shape.width)
-
-    def _room(self, fan: Fan, count: int) -> Array:
-        return np.empty((count, fan.ranks), np.float32)
 
     def _wide(self, kept: Kept) -> tuple[Pieces, Pieces, Pieces]:
         """Gates, ups and what they make, each by the columns that a thread works on, which lie together in memory."""
@@ -228,7 +223,7 @@ class Block:
 
         def some(number: int, part: slice, out: Array, weight: Array | None, turned: Array | None) -> None:
             self._qkv.columns(number, part, whole(normed), out[:, part])
-            for piece in _pieces(count, part):
+            for piece in pieces(count, part.stop - part.start):
                 self._qkv.finish(number, piece, part, kept.down["qkv"], out[:, part])
                 if turned is not None:
                     self._turned(out[:, part], weight, rows, piece, turned[:, part])
@@ -262,9 +257,3 @@ class Block:
         self._rope.turn(heads, rows.positions[part], back=True)
         if weight is not None:
             norm_back(heads, self._heads(raw[part]), weight, self._shape.epsilon, heads)
-
-
-def _pieces(count: int, columns: slice) -> list[slice]:
-    """`count` rows in pieces of which these columns stay in a core's cache."""
-    step = max(1, PIECE // (columns.stop - columns.start))
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

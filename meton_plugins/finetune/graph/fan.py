@@ -61,10 +61,14 @@ class Fan:
         self._a: Array = np.empty((0, 0), np.float32)
 
     def begin(self, count: int) -> Array:
-        """Take the factors as they are now; room for A·x of `count` rows, [count, ranks]. Not for a task to call."""
+        """Take the factors as they are now; room for A·x of `count` rows. Not for a task to call."""
         self._weights.ready(self._names)
         if self.ranks:
             self._a = np.concatenate([factor.a for factor in self._factors if factor])
+        return self.room(count)
+
+    def room(self, count: int) -> Array:
+        """For a number of each rank and row, [count, ranks]."""
         return np.empty((count, self.ranks), np.float32)
 
     # Forward
@@ -99,8 +103,9 @@ class Fan:
     def to_middle(self, rows: slice, dys: Sequence[Pieces], middle: Array) -> None:
         """Some rows of scale · dy·B, side by side for all factors, into `middle` [n, ranks]."""
         for factor, pieces, own in zip(self._factors, dys, self._columns, strict=True):
-            for number, (columns, dy) in enumerate(pieces if factor else ()):
-                assert factor
+            if not factor:
+                continue
+            for number, (columns, dy) in enumerate(pieces):
                 out = middle[rows, own]
                 self._blas.product(dy[rows], factor.b[columns], out, add=number > 0, scale=factor.scale)
 
@@ -120,10 +125,11 @@ class Fan:
         """Room for the gradient of the factors, put into `gradients`, flat."""
         found = Learning(np.empty_like(self._a), [])
         for factor, columns in zip(self._factors, self._columns, strict=True):
-            found.b.append(np.empty_like(factor.b) if factor else None)
-            if factor:
+            above = np.empty_like(factor.b) if factor else None
+            found.b.append(above)
+            if factor and above is not None:
                 gradients[f"{factor.name}.lora_a"] = found.a[columns].reshape(-1)
-                gradients[f"{factor.name}.lora_b"] = found.b[-1].reshape(-1)  # type: ignore[union-attr]
+                gradients[f"{factor.name}.lora_b"] = above.reshape(-1)
         return found
 
     def learn_a(self, part: slice, x: Array, middle: Array, learning: Learning) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .blas import Array
-from .team import PIECE, Team
+from .team import Team, pieces
 from .weights import Weights
 
 __all__ = ["Head"]
@@ -96,9 +96,7 @@ class Head:
         scores = self._team.blas.product(x, weight.T, np.empty((len(x), len(weight)), np.float32))
         here = np.nonzero((targets >= part.start) & (targets < part.stop))[0]
         right[here] = scores[here, targets[here] - part.start]
-        step = max(1, PIECE // len(weight))
-        for start in range(0, len(x), step):
-            rows = slice(start, start + step)
+        for rows in pieces(len(x), len(weight)):
             new = np.maximum(found.top[rows], scores[rows].max(axis=1))
             shrunk = np.exp(found.top[rows] - new)
             found.top[rows] = new

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from .blas import Array, Blas
+from .blas import Blas
 
-__all__ = ["Task", "Team"]
+__all__ = ["Task", "Team", "pieces"]
 
 Task = Callable[[], Any]
 
@@ -22,6 +22,12 @@ SMALL: Final = 1 << 19
 NARROW: Final = 16
 #: Part of a thread's share that is kept back, since no two cores are equally fast, least of all on a busy machine.
 TAIL: Final = 1 / 8
+
+
+def pieces(count: int, width: int) -> list[slice]:
+    """`count` rows in pieces of PIECE numbers, where each has `width`."""
+    step = max(1, PIECE // width)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 class Team:
@@ -63,21 +69,6 @@ class Team:
         pieces = self.threads * -(-count * width // (self.threads * PIECE))
         step = max(1, -(-count // max(pieces, 1)))
         self.each(work, [slice(start, min(start + step, count)) for start in range(0, count, step)])
-
-    def product(self, a: Array, b: Array, out: Array, *, add: bool = False, scale: float = 1.0) -> Array:
-        """As `Blas.product`, shared out. The same bits for the same number of threads."""
-        self.run(self.shares(a, b, out, add, scale))
-        return out
-
-    def shares(self, a: Array, b: Array, out: Array, add: bool, scale: float = 1.0) -> list[Task]:
-        """A product as tasks, by rows or columns of `out`, whichever are more."""
-        down = len(out) > out.shape[1]
-        return [
-            partial(self.blas.product, a[part], b, out[part], add=add, scale=scale)
-            if down
-            else partial(self.blas.product, a, b[:, part], out[:, part], add=add, scale=scale)
-            for part in self.parts(max(out.shape), out.size * a.shape[1])
-        ]
 
     def parts(self, count: int, work: int, unit: int = NARROW) -> list[slice]:
         """`count` lines for all threads: a large part for each, then a small one, for whoever is done first.
