@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from .attention import Attention
@@ -83,10 +83,7 @@ class Block:
         self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs)
         team.run(self._product(self._o, whole(kept.answers), kept.middle, down["o"]))
         team.rows(middle, count, shape.width)
-        team.run([
-            partial(unit, part, gate, up, inner)
-            for (part, gate), (_, up), (_, inner) in zip(gates, ups, inners, strict=True)
-        ])  # fmt: skip
+        team.run(_each(unit, gates, ups, inners))
         team.run(self._product(self._down, inners, out, down["down"]))
         team.rows(last, count, shape.width)
 
@@ -116,11 +113,7 @@ class Block:
             for number, each in enumerate((gate, up)):
                 wide.learn_b(number, part, each, kept.down["gate_up"], wide_learning)
 
-        units = [
-            partial(unit, part, gate, up, inner)
-            for (part, gate), (_, up), (_, inner) in zip(gates, ups, inners, strict=True)
-        ]
-        team.run([*units, *self._learn_b(fan, [dx], kept.down["down"], learning)])
+        team.run([*_each(unit, gates, ups, inners), *self._learn_b(fan, [dx], kept.down["down"], learning)])
         above = wide.room(count)
 
         def between(part: slice) -> None:
@@ -257,3 +250,8 @@ class Block:
         self._rope.turn(heads, rows.positions[part], back=True)
         if weight is not None:
             norm_back(heads, self._heads(raw[part]), weight, self._shape.epsilon, heads)
+
+
+def _each(work: Callable[..., None], *wide: Pieces) -> list[Task]:
+    """`work` on each part of wide arrays that are cut alike: which columns, and each array's."""
+    return [partial(work, same[0][0], *(array for _, array in same)) for same in zip(*wide, strict=True)]
