@@ -25,9 +25,9 @@ from meton_plugins.finetune.engine.adapted import Adapter  # noqa: E402
 from meton_plugins.finetune.engine.gradient import Trainer  # noqa: E402
 from meton_plugins.finetune.engine.library import Library  # noqa: E402
 from meton_plugins.finetune.engine.model import Model  # noqa: E402
-from meton_plugins.finetune.engine.opening import Manner, open_trainer  # noqa: E402
+from meton_plugins.finetune.engine.manner import manner_of  # noqa: E402
+from meton_plugins.finetune.engine.opening import open_trainer  # noqa: E402
 from meton_plugins.finetune.engine.package import installed  # noqa: E402
-from meton_plugins.finetune.engine.unpacking import unpacks  # noqa: E402
 from meton_plugins.finetune.gguf.inspect import inspect  # noqa: E402
 
 #: What `open_ours` can be asked for: the normal setting, and others that take less memory.
@@ -40,11 +40,13 @@ MAX_NORM: Final = 1.0
 
 @contextmanager
 def open_ours(
-    library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, memory: str
+    library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, memory: str, precision: str
 ) -> Iterator[tuple[Trainer, str]]:
     """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
-    wish = {"normal": "auto", "low": "packed"}[memory]
-    manner = Manner(unpacked=unpacks(wish, inspect(base).parameters, longest))
+    manner = manner_of(
+        library.engine, inspect(base).parameters, longest, precision=precision,
+        weights={"normal": "auto", "low": "packed"}[memory],
+    )  # fmt: skip
     notes: list[str] = []
     tokens = np.arange(1, 40, dtype=np.int32)
     with (
@@ -53,7 +55,9 @@ def open_ours(
             model, base, longest, threads, Adapter(rank=rank, alpha=alpha), manner, tokens, notes.append
         ) as trainer,
     ):
-        yield trainer, notes[0] if notes else f"our own pass, weights {'unpacked' if manner.unpacked else 'packed'}"
+        kept = f"weights {'unpacked' if manner.unpacked else 'packed'}"
+        products = f"products in {'bf16' if manner.half else 'F32'} by {trainer.blas}"
+        yield trainer, notes[0] if notes else f"our own pass, {products}, {kept}"
 
 
 def main() -> None:
@@ -65,7 +69,7 @@ def main() -> None:
     longest = max(row.length for rows in steps_of(job) for row in rows)
     with open_ours(
         library, Path(job["base"]), longest=longest, threads=job["threads"], rank=job["rank"], alpha=2 * job["rank"],
-        memory=job["memory"],
+        memory=job["memory"], precision=job["precision"],
     ) as (trainer, how):  # fmt: skip
 
         def step(rows: list[Row]) -> float:

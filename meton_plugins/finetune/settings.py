@@ -66,10 +66,14 @@ class TrainSettings(_Options):
     min_delta: float = Field(0.0, ge=0, description="how much lower a validation loss must be to count as better")
     threads: int = Field(0, ge=0, le=512, description="CPU threads; 0 for the number that is measured to be fastest")
     accelerate: bool = Field(True, description="compute by our own pass where it agrees with the engine's, not by its")
+    precision: Literal["auto", "f32", "bf16"] = Field(
+        "auto",
+        description="numbers in which the base's weights are multiplied; auto: bf16 where the CPU multiplies it itself",
+    )
     weights: Literal["auto", "unpacked", "packed"] = Field(
         "auto",
-        description="keep the base's weights unpacked (4 bytes each) or packed; auto: unpacked for rows below 512 "
-        "tokens, if a sixteenth of the memory is enough",
+        description="keep the base's weights unpacked (4 bytes each, in bf16 2) or packed; auto: unpacked if a "
+        "sixteenth of the memory is enough, in F32 for rows below 512 tokens alone",
     )
     nice: int = Field(10, ge=0, le=19, description="how far the training gives way to other programs: 0 to 19")
     gpu_layers: int = Field(0, ge=0, le=1000, description="layers of the base on a GPU (Vulkan); 0 for the CPU alone")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..gguf.inspect import open_gguf
 from ..gguf.rows import Row
 from ..graph.blas import Blas
-from ..graph.check import LENGTH, disagreement, stir
+from ..graph.check import LENGTH, Disagreement, disagreement, stir
 from ..graph.fan import Factors
 from ..graph.network import Network
 from ..graph.packing import packed
@@ -43,12 +43,14 @@ FACTORS: Final = (".lora_a", ".lora_b")
 class GraphTrainer:
     """Like `gradient.RowTrainer`; Unsupported where this base, or this machine, is not one for our own pass.
 
-    `tokens`: to compare with the library on; None where that has been done. `unpacked`: keep all weights in F32.
+    `tokens`: to compare with the library on; None where that has been done. `half`: multiply in bf16, where there is
+    something that does; `unpacked`: keep all weights as they are multiplied.
     """
 
     def __init__(
         self, model: Model, base: Path, longest: int, threads: int, adapter: Adapter,
-        tokens: npt.NDArray[np.int32] | None, *, unpacked: bool = False,
+        tokens: npt.NDArray[np.int32] | None, *, half: bool = False,
+        unpacked: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.library = model, model.library
         shape = shape_of_file(base)
@@ -57,7 +59,7 @@ class GraphTrainer:
         self._on_eval = EVAL_CALLBACK(self._eval)
         self.context = AdaptedContext(model, LENGTH, 1, adapter, self._on_eval)
         self.n_ctx = longest
-        self._team = Team(Blas(), threads)
+        self._team = Team(Blas(model.library.engine.products_path, half=half), threads)
         try:
             self._build(shape, adapter, unpacked)
             if tokens is not None:
@@ -85,6 +87,11 @@ class GraphTrainer:
     def blas(self) -> str:
         """What makes the products, to show."""
         return self._team.blas.name
+
+    @property
+    def half(self) -> bool:
+        """Whether the base's weights are multiplied in bf16."""
+        return self._team.blas.half
 
     @property
     def token_mb(self) -> float | None:
@@ -136,11 +143,13 @@ class GraphTrainer:
         before = {name: values.copy() for name, values in self._weights.items()}
         stir(self._factors)
         rounded = any(tensor.type not in (F32, F16) for tensor in self._tensors.values())
-        wrong = disagreement(self._network, self._factors, tokens, self.context.logits(tokens), rounded=rounded)
+        wrong = disagreement(
+            self._network, self._factors, tokens, self.context.logits(tokens), rounded=rounded, half=self.half
+        )
         for name, values in before.items():
             self._weights[name][:] = values
         if wrong:
-            raise Unsupported(wrong)
+            raise Disagreement(wrong)
 
     def _factors_of(self, adapter: Adapter) -> dict[str, Factors]:
         alpha = _alpha_of(adapter.file) if adapter.file else adapter.alpha

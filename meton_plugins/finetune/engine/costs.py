@@ -77,7 +77,7 @@ class Cost(NamedTuple):
 def probe(
     base: Path, scratch: Path, *, rank: int, targets: Sequence[str], adapter: int, longest: int, room_mb: float,
     workers: int = 0, seconds: float = 15.0, chat_template: str | None = None, accelerate: bool = True,
-    weights: str = "auto", progress: Progress | None = None,
+    precision: str = "auto", weights: str = "auto", progress: Progress | None = None,
 ) -> Cost:  # fmt: skip
     """Measure training steps on `base`, of an adapter with so many weights, on rows up to `longest` tokens.
 
@@ -87,7 +87,8 @@ def probe(
     result = run_job(
         "probe", base=whole_path(base), rank=rank, targets=list(targets), adapter=adapter, longest=longest,
         room_mb=room_mb, threads=workers, cores=threads(), seconds=seconds, chat_template=named_template(chat_template),
-        scratch=whole_path(scratch), accelerate=accelerate, weights=weights, progress=progress,
+        scratch=whole_path(scratch), accelerate=accelerate, precision=precision, weights=weights,
+        progress=progress,
     )  # fmt: skip
     points = [Point(**{**point, "length": int(point["length"])}) for point in result["points"]]
     return Cost(**{**{name: result[name] for name in Cost._fields}, "points": points})

@@ -4,54 +4,53 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ..graph.check import Disagreement
 from ..graph.shape import Unsupported
 from .accelerated import GraphTrainer
 from .adapted import Adapter
 from .gradient import RowTrainer, Trainer
+from .manner import Manner
 from .model import Model
 
-__all__ = ["Manner", "open_trainer"]
-
-
-@dataclass
-class Manner:
-    """How to compute. `accelerate`: by our own pass, `unpacked`: with weights that stay unpacked; `checked`: whether
-    the pass has been compared with the library on this base before, by this process."""
-
-    accelerate: bool = True
-    unpacked: bool = False
-    checked: bool = False
+__all__ = ["open_trainer"]
 
 
 def open_trainer(
     model: Model, base: Path, longest: int, threads: int, adapter: Adapter, manner: Manner,
     tokens: npt.NDArray[np.int32], tell: Callable[[str], None] | None = None,
 ) -> Trainer:  # fmt: skip
-    """A trainer for rows of up to `longest` tokens; `tokens`: some of a row. `tell` hears why it is the slow one."""
-    if manner.accelerate and not model.gpu_layers:
+    """A trainer for rows of up to `longest` tokens; `tokens`: some of a row. `tell` hears why it is a slower one.
+
+    `manner` is the wish, and becomes what was possible.
+    """
+
+    def slower(by: str, reason: Unsupported) -> None:
+        if tell:
+            tell(f"{by}, which is slower, because {reason}")
+
+    while manner.accelerate and not model.gpu_layers:
         try:
             trainer = GraphTrainer(
-                model,
-                base,
-                longest,
-                threads,
-                adapter,
-                None if manner.checked else tokens,
+                model, base, longest, threads, adapter, None if manner.checked else tokens, half=manner.half,
                 unpacked=manner.unpacked,
-            )
+            )  # fmt: skip
         except Unsupported as reason:
-            manner.accelerate = False
-            if tell:
-                tell(f"the library's own pass is used, which is slower, because {reason}")
+            # What bf16 rounds away may be too much for a base; what the pass does not know it knows in neither.
+            if manner.half and isinstance(reason, Disagreement):
+                manner.half = False
+                slower("the base's weights are multiplied in F32", reason)
+            else:
+                manner.accelerate = False
+                slower("the library's own pass is used", reason)
         else:
             manner.checked = True
             kept = "unpacked" if manner.unpacked else "packed"
-            sys.stderr.write(f"own pass: {trainer.blas}, threads: {threads}, weights: {kept}\n")
+            numbers = "bf16" if trainer.half else "f32"
+            sys.stderr.write(f"own pass: {trainer.blas}, {numbers}, threads: {threads}, weights: {kept}\n")
             return trainer
     return RowTrainer(model, longest, threads, adapter)

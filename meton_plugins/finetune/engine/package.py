@@ -36,7 +36,8 @@ _PLATFORMS: Final = {
 class Engine:
     """An installed engine. `library`, `backend` and `gpu` are files in `folder`; `proof` is what its two steps gave.
 
-    `gpu` is empty where the GPU's backend is not kept: it is twice as large as all else.
+    `gpu` is empty where the GPU's backend is not kept: it is twice as large as all else; `products`, the library of
+    `products.py`, where it could not be had.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Engine:
     backend: str
     proof: dict[str, float]
     gpu: str = ""
+    products: str = ""
 
     @property
     def library_path(self) -> Path:
@@ -54,6 +56,10 @@ class Engine:
     @property
     def backend_path(self) -> Path:
         return self.folder / self.backend
+
+    @property
+    def products_path(self) -> Path | None:
+        return self.folder / self.products if self.products else None
 
     @property
     def include(self) -> Path:
@@ -76,7 +82,8 @@ def find() -> Engine | None:
     try:
         values = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         engine = Engine(folder=folder, **values)
-        whole = engine.library_path.is_file() and engine.backend_path.is_file() and (folder / engine.gpu).exists()
+        parts = (engine.library, engine.backend, engine.gpu, engine.products)
+        whole = all((folder / name).is_file() for name in parts if name)
     except (OSError, ValueError, TypeError):
         return None
     return engine if whole and engine.version == VERSION and engine.integrity == INTEGRITY else None

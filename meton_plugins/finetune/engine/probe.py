@@ -25,10 +25,11 @@ from .adapted import Adapter
 from .checkpoint import save_adapter
 from .gradient import Trainer
 from .library import Library
+from .manner import manner_of
 from .model import Model
-from .opening import Manner, open_trainer
+from .opening import open_trainer
+from .package import Engine
 from .trainer import read_chats
-from .unpacking import unpacks
 
 __all__ = ["SIDES", "lengths", "probe"]
 
@@ -81,7 +82,7 @@ def probe(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
     `threads` 0: those that are fastest, of one and `cores`.
     """
     base = Path(job["base"])
-    bench = _Bench(base, job)
+    bench = _Bench(library.engine, base, job)
     with Model(library, base) as model:
         bench.warm(model)
         loaded, load_seconds = _peak_mb(), time.time() - psutil.Process().create_time()
@@ -110,14 +111,14 @@ def probe(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
 class _Bench:
     """The measurement's wishes, and what it learns on its way."""
 
-    def __init__(self, base: Path, job: Mapping[str, Any]) -> None:
+    def __init__(self, engine: Engine, base: Path, job: Mapping[str, Any]) -> None:
         self.base, self.job = base, job
         self.longest = int(job["longest"])
         self.seconds = float(job["seconds"])
         self.began, self.used = time.monotonic(), time.process_time()
         self.adapter = Adapter(rank=job["rank"], targets=job["targets"])
-        unpacked = unpacks(str(job.get("weights", "auto")), inspect(base).parameters, self.longest)
-        self.manner = Manner(bool(job.get("accelerate", True)), unpacked)
+        wishes = {name: job[name] for name in ("accelerate", "precision", "weights") if name in job}
+        self.manner = manner_of(engine, inspect(base).parameters, self.longest, **wishes)
         self.adapter_size = 0
         self.opened = 0
         self.save_seconds = self.save_mb = 0.0

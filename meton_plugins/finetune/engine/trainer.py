@@ -21,9 +21,9 @@ from .adapted import Adapter
 from .gradient import Trainer
 from .library import Library
 from .loop import Emit, Training, Wanted, mean_loss
+from .manner import manner_of
 from .model import Model
-from .opening import Manner, open_trainer
-from .unpacking import unpacks
+from .opening import open_trainer
 
 __all__ = ["read_chats", "train", "with_system"]
 
@@ -80,7 +80,10 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
         new = Adapter(
             rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed
         )
-        manner = Manner(settings.accelerate, unpacks(settings.weights, info.parameters, longest))
+        manner = manner_of(
+            library.engine, info.parameters, longest, accelerate=settings.accelerate, precision=settings.precision,
+            weights=settings.weights,
+        )  # fmt: skip
 
         def opened(adapter: Adapter) -> Trainer:
             tokens = sides["train"][0].tokens

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .blas import Array
+from .blas import Array, Matrix
 from .team import Team
 from .weights import Weights
 
@@ -19,6 +19,8 @@ __all__ = ["Factors", "Fan", "Learning", "Pieces", "whole"]
 
 #: An array [n, width] by its columns: for each piece which they are, and their numbers [n, columns].
 Pieces = Sequence[tuple[slice, Array]]
+#: The same, to be multiplied by frozen weights: in bf16 where these are.
+Read = Sequence[tuple[slice, Matrix]]
 
 
 def whole(x: Array) -> Pieces:
@@ -79,7 +81,7 @@ class Fan:
             for number, (columns, x) in enumerate(pieces):
                 self._blas.product(x[rows], self._a[:, columns].T, down[rows], add=number > 0)
 
-    def columns(self, number: int, part: slice, pieces: Pieces, target: Array) -> None:
+    def columns(self, number: int, part: slice, pieces: Read, target: Array) -> None:
         """Columns `part` of matrix `number`'s x · Wᵀ, into `target` [n, part]; `finish` adds what is left."""
         weight = self._weights.rows_of(self._names[number], part)
         for place, (columns, x) in enumerate(pieces):
@@ -96,7 +98,7 @@ class Fan:
 
     # Backward: `dys` are the gradients of each matrix's output, [n, out]
 
-    def matrices(self) -> list[Array]:
+    def matrices(self) -> list[Matrix]:
         """For `change`; good until others are asked for. Not for a task to call."""
         return self._weights.matrices(self._names)
 
@@ -110,7 +112,7 @@ class Fan:
                 self._blas.product(dy[rows], factor.b[columns], out, add=number > 0, scale=factor.scale)
 
     def change(
-        self, part: slice, dys: Sequence[Pieces], matrices: Sequence[Array], middle: Array, target: Array
+        self, part: slice, dys: Sequence[Read], matrices: Sequence[Matrix], middle: Array, target: Array
     ) -> None:  # fmt: skip
         """Columns `part` of the gradient of x, into `target` [n, part]."""
         add = False

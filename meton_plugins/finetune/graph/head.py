@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .blas import Array
+from .blas import Array, Matrix
 from .team import Team, pieces
 from .weights import Weights
 
@@ -60,7 +60,7 @@ class Head:
         self, x: Array, targets: npt.NDArray[np.int64], dx: Array | None = None
     ) -> npt.NDArray[np.float64]:  # fmt: skip
         """-ln of the chance of each target [n] after the state x [n, width]; its gradient into `dx`, for each alone."""
-        count, parts = len(x), self._parts(len(x))
+        count, parts, read = len(x), self._parts(len(x)), self._team.blas.read(x)
         self._weights.ready([self._name])
         right = np.empty(count, np.float32)
         found = [
@@ -73,7 +73,7 @@ class Head:
         def one(thread: int) -> None:
             # The same parts each time, whichever thread is faster: sums in another order have other last bits.
             for part in parts[thread :: self._team.threads]:
-                self._add(x, targets, part, right, found[thread])
+                self._add(read, targets, part, right, found[thread])
 
         self._team.each(one, range(self._team.threads))
         top = np.max([each.top for each in found], axis=0)
@@ -90,7 +90,7 @@ class Head:
         losses: npt.NDArray[np.float64] = np.log(total) + top.astype(np.float64) - right.astype(np.float64)
         return losses
 
-    def _add(self, x: Array, targets: npt.NDArray[np.int64], part: slice, right: Array, found: _Found) -> None:
+    def _add(self, x: Matrix, targets: npt.NDArray[np.int64], part: slice, right: Array, found: _Found) -> None:
         """Add tokens `part` of the vocabulary to what was found; scores of the targets among them into `right`."""
         weight = self._weights.rows_of(self._name, part)
         scores = self._team.blas.product(x, weight.T, np.empty((len(x), len(weight)), np.float32))

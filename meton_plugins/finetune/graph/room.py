@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from .blas import Array
+from .blas import Array, Matrix
+from .half import Half
 from .shape import Shape
 
 __all__ = ["Kept", "Rows", "Shared"]
@@ -71,10 +72,20 @@ class Kept:
 
 
 class Shared:
-    """What all blocks use in turn: arrays of one block that nobody needs afterwards."""
+    """What all blocks use in turn: arrays of one block that nobody needs afterwards.
 
-    def __init__(self, shape: Shape, longest: int) -> None:
+    `half`: frozen weights are bf16, and so each array that they are multiplied by has a twin.
+    """
+
+    def __init__(self, shape: Shape, longest: int, *, half: bool) -> None:
         queries, keys = shape.heads * shape.head, shape.kv_heads * shape.head
+        widths = {
+            "normed": shape.width, "dx": shape.width, "inner": shape.inner, "gate": shape.inner, "up": shape.inner,
+            "dqueries": queries, "dkeys": keys, "dvalues": keys,
+        }  # fmt: skip
+        self._twins: dict[str, Half] = {
+            name: np.empty((longest, width), np.uint16) for name, width in widths.items() if half
+        }
         self._arrays = {
             "normed": np.empty((longest, shape.width), np.float32),
             "inner": np.empty((longest, shape.inner), np.float32),
@@ -90,7 +101,11 @@ class Shared:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return sum(array.nbytes for each in (self._arrays, self._twins) for array in each.values())
 
     def __call__(self, name: str, count: int) -> Array:
         return self._arrays[name][:count]
+
+    def read(self, name: str, x: Array) -> Matrix:
+        """Where `x` [n, width] is read by products with frozen weights, once `half.take` has put it there."""
+        return self._twins[name][: len(x)] if self._twins else x

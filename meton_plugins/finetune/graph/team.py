@@ -35,7 +35,7 @@ class Team:
 
     def __init__(self, blas: Blas, threads: int) -> None:
         self.blas, self.threads = blas, threads
-        self._others = [_Other() for _ in range(threads - 1)]
+        self._others = [_Other(blas.enter_thread) for _ in range(threads - 1)]
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Call every task, in no order, and come back when all are done. A task asks nothing of the team itself."""
@@ -95,7 +95,8 @@ class Team:
 class _Other:
     """A thread that waits for work. Bare locks: a pool's queue and futures take as long as a small product."""
 
-    def __init__(self) -> None:
+    def __init__(self, enter: Task) -> None:
+        self._enter = enter
         self._work: Task | None = None
         self._error: BaseException | None = None
         self._begin, self._done = threading.Lock(), threading.Lock()
@@ -122,6 +123,7 @@ class _Other:
         self._thread.join()
 
     def _live(self) -> None:
+        self._enter()
         while True:
             self._begin.acquire()
             if self._work is None:

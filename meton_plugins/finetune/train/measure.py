@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Final
 from ..curate import dataset as datasets
 from ..engine import costs
 from ..engine.costs import Cost, Lengths, Point
+from ..engine.manner import manner_of
 from ..engine.package import installed
-from ..engine.unpacking import unpacks
 from ..errors import UsageError
 from ..gguf.inspect import inspect, open_gguf
 from ..graph import PASS
@@ -85,7 +86,7 @@ def cost_of(
         base, private_dir(home.root), rank=settings.lora_rank, targets=settings.lora_targets,
         adapter=trainable(base, settings.lora_rank, settings.lora_targets), longest=max(1, longest), room_mb=room_mb,
         workers=settings.threads, chat_template=settings.chat_template, accelerate=settings.accelerate,
-        weights=settings.weights, progress=progress,
+        precision=settings.precision, weights=settings.weights, progress=progress,
     )  # fmt: skip
     if len(cost.points) > 1:  # what a full memory kept from being measured may fit tomorrow
         values = {**cost._asdict(), "points": [point._asdict() for point in cost.points]}
@@ -144,8 +145,11 @@ def _chat_template(wanted: str | None) -> str:
 
 def _cost_file(home: Home, made_of: Ingredients, longest: int) -> Path:
     settings, engine = made_of.settings, installed()
+    manner = manner_of(
+        engine, inspect(Path(made_of.base.path)).parameters, longest, accelerate=settings.accelerate,
+        precision=settings.precision, weights=settings.weights,
+    )  # fmt: skip
     return kept_file(
         home, "cost", made_of.base.sha256, settings.lora_rank, sorted(settings.lora_targets), settings.threads,
-        settings.gpu_layers, engine.version, engine.backend, settings.accelerate, PASS,
-        unpacks(settings.weights, inspect(Path(made_of.base.path)).parameters, longest),
+        settings.gpu_layers, engine.version, engine.backend, engine.products, PASS, dataclasses.astuple(manner),
     )  # fmt: skip
