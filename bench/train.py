@@ -27,7 +27,6 @@ import record  # noqa: E402
 import train_results as results  # noqa: E402
 import train_table  # noqa: E402
 from train_cases import TINY, Case, chosen, groups, quick  # noqa: E402
-from train_ours import MEMORY  # noqa: E402
 from train_pace import Pace  # noqa: E402
 from train_shapes import CACHE, SHAPES, random_base  # noqa: E402
 from train_venv import NAMED, torch_python  # noqa: E402
@@ -41,7 +40,7 @@ from meton_plugins.finetune.train.memory import available_mb  # noqa: E402
 from meton_plugins.finetune.train.plan import peaks  # noqa: E402
 
 QUICK: Final = CACHE / "quick"
-#: Flags of a CPU that multiplies bf16 by itself: without one of them PyTorch's bf16 is slower than its fp32.
+#: Flags of a CPU that multiplies bf16 by itself: without one of them bf16 is slower than fp32, and is not measured.
 BF16: Final = {"avx512_bf16", "amx_bf16"}
 #: Lines of a failed run that are shown.
 TAIL: Final = 6
@@ -69,11 +68,12 @@ class Bench:
         if old is None or not self.commit or old.commit != self.commit:
             return False
         same = (old.threads, old.rounds, old.steps) == (self.threads, case.rounds, case.steps)
-        low = old.ours_low is not None or "ours_low" not in self._own(case)
-        return same and low and (old.torch_fp32 is not None or self.torch is None)
+        return same and all(getattr(old, side) is not None for side in (*self._own(case), *self._torch()))
 
     def _own(self, case: Case) -> list[str]:
-        return ["ours", *(["ours_low"] if case.rows == "chats" and "low" in MEMORY else [])]
+        return [
+            "ours", *(["ours_low"] if case.rows == "chats" else []), *(["ours_bf16"] if BF16 & self.flags else [])
+        ]  # fmt: skip
 
     def _torch(self) -> list[str]:
         if not self.torch:
@@ -110,7 +110,10 @@ class Bench:
             environment["OPENBLAS_NUM_THREADS"] = str(self.threads)
         else:
             python, script = sys.executable, "train_ours.py"
-            job |= {"base": str(base), "memory": "low" if side == "ours_low" else "normal"}
+            job |= {
+                "base": str(base), "weights": "packed" if side == "ours_low" else "auto",
+                "precision": "bf16" if side == "ours_bf16" else "f32",
+            }  # fmt: skip
             # As engine/process.py starts the engine: how glibc gives memory back is part of the peak.
             environment |= {**_MALLOC, "OPENBLAS_NUM_THREADS": "1", "GGML_NO_BACKTRACE": "1"}
         began = time.monotonic()

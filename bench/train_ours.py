@@ -30,8 +30,6 @@ from meton_plugins.finetune.engine.opening import open_trainer  # noqa: E402
 from meton_plugins.finetune.engine.package import installed  # noqa: E402
 from meton_plugins.finetune.gguf.inspect import inspect  # noqa: E402
 
-#: What `open_ours` can be asked for: the normal setting, and others that take less memory.
-MEMORY: Final = ("normal", "low")
 #: As PyTorch's.
 LEARNING_RATE: Final = 1e-4
 WEIGHT_DECAY: Final = 0.01
@@ -40,12 +38,11 @@ MAX_NORM: Final = 1.0
 
 @contextmanager
 def open_ours(
-    library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, memory: str, precision: str
+    library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, precision: str, weights: str
 ) -> Iterator[tuple[Trainer, str]]:
     """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
     manner = manner_of(
-        library.engine, inspect(base).parameters, longest, precision=precision,
-        weights={"normal": "auto", "low": "packed"}[memory],
+        library.engine, inspect(base).parameters, longest, precision=precision, weights=weights,
     )  # fmt: skip
     notes: list[str] = []
     tokens = np.arange(1, 40, dtype=np.int32)
@@ -69,7 +66,7 @@ def main() -> None:
     longest = max(row.length for rows in steps_of(job) for row in rows)
     with open_ours(
         library, Path(job["base"]), longest=longest, threads=job["threads"], rank=job["rank"], alpha=2 * job["rank"],
-        memory=job["memory"], precision=job["precision"],
+        precision=job["precision"], weights=job["weights"],
     ) as (trainer, how):  # fmt: skip
 
         def step(rows: list[Row]) -> float:

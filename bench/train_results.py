@@ -21,6 +21,10 @@ CODE: Final = (
     *(f"bench/train_{part}.py" for part in ("measure", "ours", "rows", "shapes", "torch")),
     "requirements/bench-train.txt",
 )
+#: What the ratios of each name are between: the same numbers on both sides.
+AGAINST: Final = {
+    "fp32": ("ours", "torch_fp32"), "fp32_low": ("ours_low", "torch_fp32"), "bf16": ("ours_bf16", "torch_bf16"),
+}  # fmt: skip
 
 
 class Strict(BaseModel):
@@ -66,8 +70,10 @@ class Result(Strict):
     steps: int
     #: What the planner foresees, where it was asked.
     planned_mb: float | None = None
+    #: Products in F32, against PyTorch's fp32; with the weights packed; products in bf16, against PyTorch's bf16.
     ours: Figures
     ours_low: Figures | None = None
+    ours_bf16: Figures | None = None
     torch_fp32: Figures | None = None
     torch_bf16: Figures | None = None
     ratio_speed_fp32: float | None = None
@@ -124,12 +130,10 @@ def result(case: Case, threads: int, commit: str, sides: Mapping[str, Sequence[M
     """A case of the runs of its sides: ours, and of the others those that ran."""
     found = {side: figures(runs) for side, runs in sides.items() if runs}
     ratios: dict[str, float] = {}
-    for own, suffix in (("ours", ""), ("ours_low", "_low")):
-        for other in ("fp32", "bf16"):
-            if own in found and f"torch_{other}" in found and f"ratio_speed_{other}{suffix}" in Result.model_fields:
-                one, two = found[own], found[f"torch_{other}"]
-                ratios[f"ratio_speed_{other}{suffix}"] = round(one.tokens_per_s / two.tokens_per_s, 3)
-                ratios[f"ratio_memory_{other}{suffix}"] = round(one.peak_rss_mb / two.peak_rss_mb, 3)
+    for name, (own, other) in AGAINST.items():
+        if own in found and other in found:
+            ratios[f"ratio_speed_{name}"] = round(found[own].tokens_per_s / found[other].tokens_per_s, 3)
+            ratios[f"ratio_memory_{name}"] = round(found[own].peak_rss_mb / found[other].peak_rss_mb, 3)
     return Result(
         name=case.name, commit=commit, params_m=case.parameters_m, vocab=case.vocab, ctx=case.ctx, base=case.base,
         rows=case.rows, batch=case.batch, rank=case.rank, threads=threads, rounds=case.rounds, steps=case.steps,

@@ -19,6 +19,7 @@ SUBJECT: Final = "train"
 SIDES: Final = {
     "ours": "ours",
     "ours_low": "ours, low memory",
+    "ours_bf16": "ours in bf16",
     "torch_fp32": "PyTorch fp32",
     "torch_bf16": "PyTorch bf16",
 }
@@ -102,10 +103,10 @@ def goals(cases: list[Values]) -> list[str]:
 
 
 def bf16(machine: Values, cases: list[Values]) -> list[str]:
-    """Why PyTorch's bf16 is missing, where it is."""
+    """Why bf16 is missing, where it is."""
     if not cases or any(case["torch_bf16"] for case in cases) or {"avx512_bf16", "amx_bf16"} & set(machine["flags"]):
         return []
-    return ["PyTorch in bf16 was not measured: this CPU has neither avx512_bf16 nor amx_bf16.", ""]
+    return ["bf16 was not measured: this CPU has neither avx512_bf16 nor amx_bf16.", ""]
 
 
 def one(case: Values) -> list[str]:
@@ -138,7 +139,7 @@ def one(case: Values) -> list[str]:
 
 
 def ratio(case: Values, side: str) -> tuple[str, str]:
-    """Beside a side of PyTorch: ours against it. Beside ours with little memory: that against fp32."""
+    """Beside a side of PyTorch: ours in the same numbers against it. Beside ours with little memory: that."""
     name = {"torch_fp32": "fp32", "torch_bf16": "bf16", "ours_low": "fp32_low"}.get(side)
     if name is None or case[f"ratio_speed_{name}"] is None:
         return "", ""
