@@ -24,8 +24,8 @@ from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient  # noqa: E4
 from meton_plugins.finetune.engine.adapted import Adapter  # noqa: E402
 from meton_plugins.finetune.engine.gradient import Trainer  # noqa: E402
 from meton_plugins.finetune.engine.library import Library  # noqa: E402
-from meton_plugins.finetune.engine.model import Model  # noqa: E402
 from meton_plugins.finetune.engine.manner import manner_of  # noqa: E402
+from meton_plugins.finetune.engine.model import Model  # noqa: E402
 from meton_plugins.finetune.engine.opening import open_trainer  # noqa: E402
 from meton_plugins.finetune.engine.package import installed  # noqa: E402
 from meton_plugins.finetune.gguf.inspect import inspect  # noqa: E402
@@ -42,7 +42,7 @@ def open_ours(
 ) -> Iterator[tuple[Trainer, str]]:
     """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
     manner = manner_of(
-        library.engine, inspect(base).parameters, longest, precision=precision, weights=weights,
+        library.engine, inspect(base), longest, precision=precision, weights=weights,
     )  # fmt: skip
     notes: list[str] = []
     tokens = np.arange(1, 40, dtype=np.int32)

@@ -23,7 +23,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 SIDES: Final = {
-    "ours": ("ours", "#1b7837", "o-"), "ours_bf16": ("ours in bf16", "#7fbf7b", "v-"), "torch_fp32": ("PyTorch fp32", "#b2182b", "s--"),
+    "ours": ("ours", "#1b7837", "o-"), "ours_bf16": ("ours in bf16", "#7fbf7b", "v-"),
+    "torch_fp32": ("PyTorch fp32", "#b2182b", "s--"),
     "torch_bf16": ("PyTorch bf16", "#ef8a62", "^:"),
 }  # fmt: skip
 PANELS: Final = {"tokens_per_s": "tokens/s", "peak_rss_mb": "peak memory, MB"}

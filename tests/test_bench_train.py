@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
 import record  # noqa: E402
+import train  # noqa: E402
 import train_results  # noqa: E402
 import train_table  # noqa: E402
 from train import Bench  # noqa: E402
@@ -130,7 +131,7 @@ def test_ratios_and_spread_are_of_the_medians() -> None:
     gpu = {**figures(80, 2300), "libraries_mb": 700.0, "gpu_libraries_mb": 300.0}
     sides = {
         "ours": [figures(120, 900), figures(130, 1000)], "ours_low": [figures(90, 700)] * 2,
-        "torch_fp32": [gpu, {**gpu, "tokens_per_s": 120}], "torch_bf16": [],
+        "torch_fp32": [gpu, {**gpu, "tokens_per_s": 120}], "torch_bf16": [], "ours_bf16": [figures(200, 800)],
     }  # fmt: skip
     found = train_results.result(case, 2, "abc", sides)
     assert (found.ours.tokens_per_s, found.ours.peak_rss_mb, found.ours.spread) == (125, 1000, 0.08)
@@ -140,6 +141,10 @@ def test_ratios_and_spread_are_of_the_medians() -> None:
     assert (found.ratio_speed_fp32, found.ratio_memory_fp32) == (1.25, 0.5)
     assert (found.ratio_speed_fp32_low, found.ratio_memory_fp32_low) == (0.9, 0.35)
     assert (found.torch_bf16, found.ratio_speed_bf16) == (None, None)
+    # The same numbers on both sides: ours in bf16 is held against PyTorch in bf16.
+    both = train_results.result(case, 2, "abc", {**sides, "torch_bf16": [figures(160, 1000)]})
+    assert (both.ratio_speed_bf16, both.ratio_memory_bf16) == (1.25, 0.8)
+    assert both.ratio_speed_fp32 == 1.25
 
 
 @pytest.mark.parametrize(
@@ -188,6 +193,7 @@ def test_only_what_was_measured_alike_is_kept(
     options: dict[str, Any], changed: dict[str, Any], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_TORCH", sys.executable)
+    monkeypatch.setattr(train, "BF16", set())  # wherever this runs, bf16 is not measured
     (case,) = chosen(["125m-512-f16"])
     commit = train_results.measured_code()
     if not commit:
@@ -218,8 +224,10 @@ def test_a_python_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_ours_runs_on_a_tiny_shape_and_is_kept(engine: object, tmp_path: Path) -> None:
     done = run(tmp_path, "--only", "tiny-64-q4", "tiny-chats", "--ours-only")
     assert done.returncode == 0, done.stderr
-    assert "[1/3] tiny-64-q4_k_m" in done.stdout
+    half = bool(train.BF16 & set(record.machine()["flags"]))
+    assert f"[1/{5 if half else 3}] tiny-64-q4_k_m" in done.stdout
     cases = written(tmp_path)
+    assert all((case.ours_bf16 is not None) is half for case in cases.values())
     assert set(cases) == {"tiny-64-q4_k_m", "tiny-chats2-q4_k_m"}
     full, chats = cases["tiny-64-q4_k_m"], cases["tiny-chats2-q4_k_m"]
     for case in cases.values():

@@ -7,27 +7,27 @@ library's: it rounds activations to 8 bits before it multiplies.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from conftest import BaseMaker
-from gguf import GGUFReader
 from support.models import rewrite
+from support.passes import ADAPTER, first, own, row_of, theirs, with_uneven_norms
 
-from meton_plugins.finetune.engine import accelerated, unpacking
+from meton_plugins.finetune.engine import accelerated, manner
 from meton_plugins.finetune.engine.accelerated import GraphTrainer
 from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient
 from meton_plugins.finetune.engine.adapted import Adapter
 from meton_plugins.finetune.engine.gradient import RowTrainer
 from meton_plugins.finetune.engine.library import Library
+from meton_plugins.finetune.engine.manner import Manner, manner_of
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.engine.opening import Manner, open_trainer
-from meton_plugins.finetune.gguf.rows import Row
+from meton_plugins.finetune.engine.opening import open_trainer
+from meton_plugins.finetune.engine.package import Engine
+from meton_plugins.finetune.gguf.inspect import GgufInfo
 from meton_plugins.finetune.graph import pointwise
 from meton_plugins.finetune.graph.attention import Attention
 from meton_plugins.finetune.graph.blas import Array, Blas
@@ -38,56 +38,6 @@ from meton_plugins.finetune.graph.team import Team
 from meton_plugins.finetune.graph.weights import Stored, Weights
 
 KINDS = ("f32", "f16", "q8_0", "q4_k_m", "q6_k", "q5_0", "q4_0")
-ADAPTER = Adapter(rank=4, alpha=8, seed=1)
-
-
-def row_of(length: int, vocabulary: int, seed: int = 1) -> Row:
-    """Random tokens, the second half learned."""
-    random = np.random.default_rng(seed)
-    tokens = random.integers(0, vocabulary, length + 1).astype(np.int32)
-    return Row(str(seed), tokens, np.arange(length + 1) > length // 2)
-
-
-def with_uneven_norms(path: Path) -> Path:
-    """The same base, its norms' weights no longer all 1: a pass that forgets them would not be seen."""
-    random = np.random.default_rng(3)
-    reader = GGUFReader(path, "r+")
-    for tensor in reader.tensors:
-        if tensor.name.endswith("norm.weight"):
-            tensor.data[:] = random.uniform(0.5, 1.5, tensor.data.shape).astype(np.float32)
-    reader.data.flush()
-    return path
-
-
-def fill(trainer: RowTrainer | GraphTrainer, seed: int = 0) -> None:
-    """Numbers in every B, by the names of the tensors: that of a new adapter is 0."""
-    for number, (name, values) in enumerate(sorted(trainer.weights().items())):
-        if name.endswith("lora_b"):
-            values[:] = np.random.default_rng([seed, number]).normal(0, 0.05, values.shape)
-
-
-@contextmanager
-def own(library: Library, path: Path, threads: int = 1, longest: int = 96, **how: Any) -> Iterator[GraphTrainer]:
-    """Our own pass on `path`, checked, its adapter filled."""
-    with Model(library, path) as model:
-        tokens = row_of(30, model.size).tokens
-        with GraphTrainer(model, path, longest, threads, how.pop("adapter", ADAPTER), tokens, **how) as trainer:
-            fill(trainer)
-            yield trainer
-
-
-@contextmanager
-def theirs(library: Library, path: Path) -> Iterator[RowTrainer]:
-    """The library's pass, its adapter filled alike."""
-    with Model(library, path) as model, RowTrainer(model, 64, 1, ADAPTER) as trainer:
-        trainer.gradients(*first(row_of(8, model.size)))
-        fill(trainer)
-        yield trainer
-
-
-def first(row: Row) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """As `gradients` takes it."""
-    return row.tokens, row.trained
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,17 +169,27 @@ def test_threads_change_nothing_but_the_last_bits(library: Library, base: BaseMa
 
 
 @pytest.fixture(params=[1, 3])
-def team(request: pytest.FixtureRequest) -> Iterator[Team]:
-    made = Team(Blas(), request.param)
+def threads(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def team(threads: int) -> Iterator[Team]:
+    made = Team(Blas(), threads)
     yield made
     made.close()
 
 
-@pytest.mark.parametrize("blas", [True, False])
+@pytest.mark.parametrize("by", ["onednn", "openblas", "numpy"])
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 40, 3), (37, 1, 5), (200, 90, 130), (130, 90, 300)])
-def test_products(team: Team, size: tuple[int, int, int], blas: bool) -> None:
-    if not blas:
-        team.blas._sgemm = None
+def test_products(engine: Engine, threads: int, size: tuple[int, int, int], by: str) -> None:
+    if by == "onednn" and not engine.products:
+        pytest.skip("oneDNN is not installed: setup could not fetch it.")
+    blas = Blas(engine.products_path if by == "onednn" else None)
+    assert blas.name.startswith("onednn" if by == "onednn" else "openblas")
+    if by == "numpy":
+        blas._f32 = None
+    team = Team(blas, threads)
     random = np.random.default_rng(7)
     rows, inner, columns = size
     for turned in range(4):
@@ -251,6 +211,7 @@ def test_products(team: Team, size: tuple[int, int, int], blas: bool) -> None:
         assert np.allclose(out[:, 3:-1], 5 * expected, atol=1e-3)
         assert np.array_equal(out[:, :3], before[:, :3])
         assert np.array_equal(out[:, -1:], before[:, -1:])
+    team.close()
 
 
 def test_an_error_in_a_thread_is_heard(team: Team) -> None:
@@ -416,10 +377,10 @@ def test_a_pass_that_computes_wrongly_is_found_out(
     path = base("qwen3", kind="q8_0")
     with Model(library, path) as model:
         row = row_of(30, model.size)
-        manner = Manner()
-        with open_trainer(model, path, 30, 1, ADAPTER, manner, row.tokens, said.append) as trainer:
+        wish = Manner()
+        with open_trainer(model, path, 30, 1, ADAPTER, wish, row.tokens, said.append) as trainer:
             assert isinstance(trainer, RowTrainer)
-            assert not manner.accelerate
+            assert not wish.accelerate
     assert reason in said[0]
 
 
@@ -447,23 +408,73 @@ def test_the_check_leaves_the_adapter_as_it_was(library: Library, base: BaseMake
         assert not any(values.any() for name, values in before.items() if name.endswith("lora_b"))
 
 
-def test_weights_stay_unpacked_where_there_is_memory_and_rows_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 2**34
-    monkeypatch.setattr(unpacking.psutil, "virtual_memory", lambda: SimpleNamespace(total=most))
-    monkeypatch.setattr(unpacking, "CGROUP", Path("/nowhere"))
-    assert unpacking.unpacks("auto", most // 64, 511)
-    assert not unpacking.unpacks("auto", most // 64 + 1, 511)
-    assert not unpacking.unpacks("auto", most // 64, 512)
-    assert unpacking.unpacks("unpacked", most, 4096)
-    assert not unpacking.unpacks("packed", 1, 1)
+def base_of(parameters: int, kind: str = "Q4_K") -> GgufInfo:
+    types = {"F32": 9, kind: 14}
+    return GgufInfo(Path("b.gguf"), 1, "model", "qwen3", "b", parameters, 1, 64, 200, "gpt2", None, "", "", types)
 
 
-def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def engine_with(products: str) -> Engine:
+    return Engine(Path("/nowhere"), "1", "", "", "", {}, "", products)
+
+
+PLAIN, ONEDNN = engine_with(""), engine_with("libdnnl.so.3")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> int:
+    """16 GB; its CPU multiplies bf16."""
+    monkeypatch.setattr(manner.psutil, "virtual_memory", lambda: SimpleNamespace(total=2**34))
+    monkeypatch.setattr(manner, "CGROUP", Path("/nowhere"))
+    monkeypatch.setattr(manner, "multiplies_half", lambda: True)
+    return 2**34
+
+
+def test_weights_stay_unpacked_where_there_is_memory(machine: int) -> None:
+    def unpacked(engine: Engine, parameters: int, longest: int, **wishes: Any) -> bool:
+        return manner_of(engine, base_of(parameters), longest, **wishes).unpacked
+
+    assert unpacked(PLAIN, machine // 64, 511)
+    assert not unpacked(PLAIN, machine // 64 + 1, 511)
+    assert not unpacked(PLAIN, machine // 64, 512)
+    # In bf16 they take half of that, and unpacking takes twice the part of the time.
+    assert unpacked(ONEDNN, machine // 32, 4096)
+    assert not unpacked(ONEDNN, machine // 32 + 1, 4096)
+    assert not unpacked(ONEDNN, machine // 32, 100, precision="f32")
+    assert unpacked(PLAIN, machine, 4096, weights="unpacked")
+    assert not unpacked(ONEDNN, 1, 1, weights="packed")
+
+
+def test_a_containers_limit_counts(machine: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(unpacking, "CGROUP", tmp_path)
+    monkeypatch.setattr(manner, "CGROUP", tmp_path)
     for text, unpacked in (("max", True), (str(2**20), False)):
         limit.write_text(text)
-        assert unpacking.unpacks("auto", 2**20, 100) is unpacked
+        assert manner_of(PLAIN, base_of(2**20), 100).unpacked is unpacked
+
+
+@pytest.mark.parametrize(
+    ("engine_", "kind", "wishes", "half"),
+    [(ONEDNN, "Q4_K", {}, True), (ONEDNN, "F16", {}, False), (ONEDNN, "F32", {}, False),
+     (ONEDNN, "F16", {"precision": "bf16"}, True), (ONEDNN, "Q4_K", {"precision": "f32"}, False),
+     (ONEDNN, "Q4_K", {"accelerate": False}, False), (PLAIN, "Q4_K", {}, False),
+     (PLAIN, "F16", {"precision": "bf16"}, False)],
+    ids=["quantized", "f16", "f32", "f16, bf16 wished", "quantized, f32 wished", "the library's pass", "no oneDNN",
+         "no oneDNN, bf16 wished"],
+)  # fmt: skip
+def test_bf16_where_something_multiplies_it(
+    machine: int, engine_: Engine, kind: str, wishes: Any, half: bool
+) -> None:  # fmt: skip
+    assert manner_of(engine_, base_of(1, kind), 1, **wishes).half is half
+
+
+@pytest.mark.parametrize(
+    ("flags", "half"), [("fma avx512f avx512_bf16 sha_ni", True), ("amx_bf16", True), ("avx512f avx512_bf16x", False)]
+)
+def test_what_the_cpu_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, half: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
+    for path, expected in ((tmp_path / "cpuinfo", half), (tmp_path / "none", False)):
+        monkeypatch.setattr(manner, "CPU", path)
+        assert manner.multiplies_half.__wrapped__() is expected
 
 
 def test_the_log_says_how(library: Library, base: BaseMaker, capfd: pytest.CaptureFixture[str]) -> None:

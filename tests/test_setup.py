@@ -18,13 +18,19 @@ from typing import Any
 
 import pytest
 
-from meton_plugins.finetune.engine import package, setup
+from meton_plugins.finetune.engine import package, products, setup
 from meton_plugins.finetune.engine.package import HEADERS, INTEGRITY, NPM_NAME, VERSION, Engine, find, platform_key
 from meton_plugins.finetune.errors import EngineError, FinetuneError, UsageError
 from meton_plugins.finetune.paths import engine_dir, machine_dir
 
 #: The package as npm gives it, where a machine has it at hand.
 TARBALL = Path(os.environ.get("QVAC_FABRIC_TARBALL", "/tmp/w/qvac-fabric-0.15.0.tgz"))
+
+
+@pytest.fixture(autouse=True)
+def no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is none for this machine: tests/test_products.py has its own tests."""
+    monkeypatch.setattr(products, "offered", lambda: False)
 
 
 def failed(**options: Any) -> str:

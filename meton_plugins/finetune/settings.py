@@ -68,7 +68,8 @@ class TrainSettings(_Options):
     accelerate: bool = Field(True, description="compute by our own pass where it agrees with the engine's, not by its")
     precision: Literal["auto", "f32", "bf16"] = Field(
         "auto",
-        description="numbers in which the base's weights are multiplied; auto: bf16 where the CPU multiplies it itself",
+        description="numbers in which the base's weights are multiplied; auto: bf16 where the base is quantized and "
+        "the CPU multiplies it itself",
     )
     weights: Literal["auto", "unpacked", "packed"] = Field(
         "auto",

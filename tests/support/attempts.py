@@ -12,8 +12,9 @@ from meton_plugins.finetune.engine import checkpoint
 from meton_plugins.finetune.engine.adapted import Adapter
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.loop import Training
+from meton_plugins.finetune.engine.manner import Manner
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.engine.opening import Manner, open_trainer
+from meton_plugins.finetune.engine.opening import open_trainer
 from meton_plugins.finetune.gguf.rows import Row
 from meton_plugins.finetune.settings import TrainSettings
 

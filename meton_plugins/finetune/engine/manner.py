@@ -10,10 +10,11 @@ from typing import Final
 
 import psutil
 
+from ..gguf.inspect import GgufInfo
 from .container import CGROUP, limit_bytes
 from .package import Engine
 
-__all__ = ["Manner", "manner_of"]
+__all__ = ["Manner", "manner_of", "multiplies_half"]
 
 #: Part of the machine's memory that unpacked weights may take where nothing else is wished.
 SHARE: Final = 1 / 16
@@ -38,23 +39,27 @@ class Manner:
 
 
 def manner_of(
-    engine: Engine, parameters: int, longest: int, *, accelerate: bool = True, precision: str = "auto",
+    engine: Engine, base: GgufInfo, longest: int, *, accelerate: bool = True, precision: str = "auto",
     weights: str = "auto",
 ) -> Manner:  # fmt: skip
-    """For a base of so many `parameters` and rows of up to `longest` tokens; the wishes as in settings.TrainSettings.
+    """For rows of up to `longest` tokens; the wishes as in settings.TrainSettings.
 
     By what the machine has, not by what is free now: the plan's memory must be that of the run.
     """
-    half = accelerate and precision != "f32" and bool(engine.products) and _multiplies_half()
+    # What bf16 rounds away of a quantized base is less than the engine's own rounding to 8 bits; of another one, losses
+    # would differ by a thousandth after some steps.
+    wished = base.quantized if precision == "auto" else precision == "bf16"
+    half = accelerate and wished and bool(engine.products) and multiplies_half()
     if weights != "auto":
         return Manner(accelerate, half, weights == "unpacked")
     most = min(psutil.virtual_memory().total, limit_bytes(CGROUP))
-    fits = (2 if half else 4) * parameters <= SHARE * most
+    fits = (2 if half else 4) * base.parameters <= SHARE * most
     return Manner(accelerate, half, fits and (half or longest < LONG))
 
 
 @functools.cache
-def _multiplies_half() -> bool:
+def multiplies_half() -> bool:
+    """Whether this CPU multiplies bf16 itself."""
     try:
         return HALF_FLAGS.search(CPU.read_text(encoding="ascii", errors="replace")) is not None
     except OSError:  # no Linux

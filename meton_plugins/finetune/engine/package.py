@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -82,8 +82,9 @@ def find() -> Engine | None:
     try:
         values = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         engine = Engine(folder=folder, **values)
-        parts = (engine.library, engine.backend, engine.gpu, engine.products)
-        whole = all((folder / name).is_file() for name in parts if name)
+        whole = engine.library_path.is_file() and engine.backend_path.is_file() and (folder / engine.gpu).exists()
+        if engine.products_path and not engine.products_path.is_file():  # training goes on without it
+            engine = replace(engine, products="")
     except (OSError, ValueError, TypeError):
         return None
     return engine if whole and engine.version == VERSION and engine.integrity == INTEGRITY else None

@@ -118,7 +118,7 @@ class _Bench:
         self.began, self.used = time.monotonic(), time.process_time()
         self.adapter = Adapter(rank=job["rank"], targets=job["targets"])
         wishes = {name: job[name] for name in ("accelerate", "precision", "weights") if name in job}
-        self.manner = manner_of(engine, inspect(base).parameters, self.longest, **wishes)
+        self.manner = manner_of(engine, inspect(base), self.longest, **wishes)
         self.adapter_size = 0
         self.opened = 0
         self.save_seconds = self.save_mb = 0.0

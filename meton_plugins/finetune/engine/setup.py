@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -20,6 +21,7 @@ from filelock import FileLock
 
 from ..errors import EngineError, UsageError
 from ..paths import engine_dir, private_dir
+from . import products
 from .gpu import has_loader
 from .package import HEADERS, INTEGRITY, NPM_NAME, VERSION, Engine, find, platform_key, record
 from .process import bootstrap, run_job
@@ -50,7 +52,7 @@ def setup(say: Say, *, source: Path | None = None, again: bool = False, gpu: boo
     with FileLock(folder.with_suffix(".lock")):
         engine = find()
         if engine and not again and (engine.gpu or not gpu):
-            return engine, False
+            return (engine, False) if engine.products else _with_products(engine, say, source)
         if shutil.disk_usage(folder.parent).free < ROOM:
             raise EngineError(
                 f"The engine needs {ROOM >> 20} MB of free disk in {folder.parent} for a moment: make room."
@@ -70,11 +72,22 @@ def setup(say: Say, *, source: Path | None = None, again: bool = False, gpu: boo
             say(f"proving it with two steps of training ({engine.backend_path.stem.removeprefix('libqvac-ggml-')})")
             result = run_job("prove", engine=engine, threads=1, log=unpacked / "proof.log")
             proof = {name: float(result[name]) for name in ("first_loss", "last_loss", "gradient_drift")}
+            library = products.add(unpacked, Path(temporary), say, source)
             shutil.rmtree(folder, ignore_errors=True)
             unpacked.rename(folder)
-            engine = Engine(folder, VERSION, INTEGRITY, engine.library, engine.backend, proof, part)
+            engine = Engine(folder, VERSION, INTEGRITY, engine.library, engine.backend, proof, part, library)
             record(engine)
     return engine, True
+
+
+def _with_products(engine: Engine, say: Say, source: Path | None) -> tuple[Engine, bool]:
+    """What an engine lacks that was installed before there was oneDNN, or where it could not be had."""
+    with tempfile.TemporaryDirectory(dir=engine.folder.parent, prefix=".engine-") as temporary:
+        library = products.add(engine.folder, Path(temporary), say, source)
+    if library:
+        engine = dataclasses.replace(engine, products=library)
+        record(engine)
+    return engine, bool(library)
 
 
 def _npm() -> list[str]:

@@ -81,7 +81,7 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
             rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed
         )
         manner = manner_of(
-            library.engine, info.parameters, longest, accelerate=settings.accelerate, precision=settings.precision,
+            library.engine, info, longest, accelerate=settings.accelerate, precision=settings.precision,
             weights=settings.weights,
         )  # fmt: skip
 

@@ -57,6 +57,11 @@ class GgufInfo:
     foreign: tuple[str, ...] = ()
     splits: int = 1
 
+    @property
+    def quantized(self) -> bool:
+        """Whether any of its weights are more coarse than F16."""
+        return bool(self.types.keys() - {"F32", "F16"})
+
 
 def open_gguf(path: Path) -> Header:
     """The header of `path`; ModelError where it is missing, not GGUF, or cut short."""

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from .half import Half, rounded, widened
 from .onednn import OneDnn
 
-__all__ = ["Array", "Blas", "Matrix"]
+__all__ = ["Array", "Blas", "Matrix", "installed"]
 
 Array = npt.NDArray[np.float32]
-#: What is multiplied: numbers in F32, or in bf16.
-Matrix = Array | Half
+#: What is multiplied: numbers in F32, or in bf16 (`half.Half`).
+Matrix = npt.NDArray[Any]
 
 ROW_MAJOR: Final = 101
 #: How CBLAS and oneDNN are told that a matrix lies by rows, or by columns.
@@ -45,19 +45,14 @@ class Blas:
             library.set_num_threads(1)
         self._onednn = _loaded(onednn)
         self._bf16: Any = None
+        self._order: tuple[Any, Any] = CBLAS_ORDER
         if self._onednn:
-            self._f32, self._order = self._onednn.f32, ONEDNN_ORDER
-            self._bf16 = self._onednn.bf16
+            self._f32, self._bf16, self._order = self._onednn.f32, self._onednn.bf16, ONEDNN_ORDER
             self.name = f"onednn {self._onednn.version}"
         else:
-            self._f32, self._order = next((f for each in found if (f := _sgemm_of(each.filepath))), None), CBLAS_ORDER
+            self._f32 = next((f for each in found if (f := _sgemm_of(each.filepath))), None)
             self.name = _name(found)
         self.half = half and self._bf16 is not None
-
-    @property
-    def called(self) -> bool:
-        """Whether a library is called itself, not through NumPy."""
-        return self._f32 is not None
 
     def read(self, x: Array) -> Matrix:
         """`x` [n, columns] as it is multiplied by the base's weights."""
@@ -83,6 +78,12 @@ class Blas:
             1.0 if add else 0.0, _at(out), max(out.strides[0] // 4, columns),
         )  # fmt: skip
         return out
+
+
+def installed() -> tuple[str, bool]:
+    """NumPy's BLAS, to show: name, version, kernels; and whether it can be called itself."""
+    found = _found()
+    return _name(found), any(_sgemm_of(each.filepath) is not None for each in found)
 
 
 def _alike(x: Matrix) -> Half:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
 
 from .attention import Attention
 from .blas import Array, Matrix
@@ -17,9 +16,6 @@ from .team import Task, Team, pieces
 from .weights import Weights
 
 __all__ = ["Block"]
-
-#: An array of one kind.
-M = TypeVar("M", Array, Matrix)
 
 
 class Block:
@@ -217,7 +213,7 @@ class Block:
         if not lowest:
             team.rows(leave, count, shape.width)
 
-    def _wide(self, x: M) -> list[tuple[slice, M]]:
+    def _wide(self, x: Matrix) -> Read:
         """Gates, ups or what they make by the columns that a thread works on, which lie together in memory."""
         count, inner = x.shape
         flat = x.reshape(-1)

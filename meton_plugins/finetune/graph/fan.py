@@ -23,7 +23,7 @@ Pieces = Sequence[tuple[slice, Array]]
 Read = Sequence[tuple[slice, Matrix]]
 
 
-def whole(x: Array) -> Pieces:
+def whole(x: Matrix) -> Read:
     """An array that lies together in memory, as it is."""
     return [(slice(0, x.shape[1]), x)]
 

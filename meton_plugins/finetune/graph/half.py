@@ -5,7 +5,7 @@ NumPy has no such type: they are held as the 16 bits that they are.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +37,10 @@ def rounded(x: npt.NDArray[np.float32], out: Half | None = None) -> Half:
     return found
 
 
-def take(x: npt.NDArray[np.float32], into: npt.NDArray[np.float32] | Half) -> None:
-    """`x` as products read it, into its twin of `room.Shared.read`: nothing is done where that is F32, x's own memory."""
+def take(x: npt.NDArray[np.float32], into: npt.NDArray[Any]) -> None:
+    """`x` as products read it, into its twin of `room.Shared.read`; where that is x itself, in F32, it is there."""
     if into.dtype == np.uint16:
-        rounded(x, into)  # type: ignore[arg-type]
+        rounded(x, into)
 
 
 def widened(x: Half) -> npt.NDArray[np.float32]:

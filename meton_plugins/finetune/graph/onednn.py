@@ -8,6 +8,7 @@ version (`engine.products`), and both are tried on numbers before they are used.
 from __future__ import annotations
 
 import ctypes as C
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +60,16 @@ class OneDnn:
             wanted = widened(left) @ widened(right).T
             ok = not self.bf16(*_whole(left, right, out)) and bool(np.abs(out - wanted).max() < CLOSE)
         return ok
+
+
+def main() -> int:
+    """Try the library that is named on the command line."""
+    try:
+        OneDnn(Path(sys.argv[1]))
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
 
 
 def _whole(a: Any, b: Any, out: Any) -> tuple[Any, ...]:

@@ -42,7 +42,7 @@ def examine(
 ) -> list[Finding]:
     """All findings, in the order in which a user would mend them. `slots`: what they hold now, by `config`."""
     return [
-        *_platform(), *_engine(), _products(), _gpu(), *_memory(), *_disk(home), *_server(settings),
+        *_platform(), *_engine(), _products(settings), _gpu(), *_memory(), *_disk(home), *_server(settings),
         _host(host, config), *unfinished(home, slots), *_foreign_trainer(),
     ]  # fmt: skip
 
@@ -118,18 +118,20 @@ def _engine() -> Iterator[Finding]:
         yield Finding("ok", "engine", f"qvac-fabric {engine.version}, {backend}, proven on this machine")
 
 
-def _products() -> Finding:
+def _products(settings: Settings) -> Finding:
+    from ..engine import manner, products
     from ..graph.blas import installed
 
+    engine = find()
+    if engine and engine.products:
+        half = settings.train.precision != "f32" and manner.multiplies_half()
+        numbers = "bf16" if half else "F32"
+        return Finding("ok", "training", f"our own pass, products by oneDNN {products.VERSION} in {numbers}")
     name, direct = installed()
-    if direct:
-        return Finding("ok", "training", f"our own pass, products by {name}")
-    return Finding(
-        "note",
-        "training",
-        f"our own pass, products by {name} through NumPy",
-        "NumPy with OpenBLAS is some percent faster",
-    )
+    how = f"our own pass, products by {name}{'' if direct else ' through NumPy'}"
+    if engine and products.offered():
+        return Finding("note", "training", how, "/finetune setup fetches oneDNN, which is faster")
+    return Finding("ok", "training", how)
 
 
 def _gpu() -> Finding:

@@ -146,7 +146,7 @@ def _chat_template(wanted: str | None) -> str:
 def _cost_file(home: Home, made_of: Ingredients, longest: int) -> Path:
     settings, engine = made_of.settings, installed()
     manner = manner_of(
-        engine, inspect(Path(made_of.base.path)).parameters, longest, accelerate=settings.accelerate,
+        engine, inspect(Path(made_of.base.path)), longest, accelerate=settings.accelerate,
         precision=settings.precision, weights=settings.weights,
     )  # fmt: skip
     return kept_file(

@@ -1,0 +1,240 @@
+"""bf16: what rounding does, what oneDNN makes of it, and that a training in it is the same training.
+
+Where the CPU does not multiply bf16, NumPy does it here on numbers that were rounded alike.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BaseMaker
+from support.passes import ADAPTER, first, own, row_of, theirs, with_uneven_norms
+
+from meton_plugins.finetune.engine import accelerated
+from meton_plugins.finetune.engine.accelerated import GraphTrainer
+from meton_plugins.finetune.engine.adamw import AdamW
+from meton_plugins.finetune.engine.gradient import RowTrainer
+from meton_plugins.finetune.engine.library import Library
+from meton_plugins.finetune.engine.manner import Manner, multiplies_half
+from meton_plugins.finetune.engine.model import Model
+from meton_plugins.finetune.engine.opening import open_trainer
+from meton_plugins.finetune.engine.package import Engine
+from meton_plugins.finetune.graph import half, onednn
+from meton_plugins.finetune.graph.blas import Array, Blas
+from meton_plugins.finetune.graph.half import rounded, widened
+from meton_plugins.finetune.graph.onednn import OneDnn
+
+
+def nearest(number: float) -> int:
+    """The bits of the nearest bf16, the even one of two, by exact arithmetic."""
+    (bits,) = struct.unpack("<I", struct.pack("<f", number))
+    below, rest = bits >> 16, bits & 0xFFFF
+    return below + (rest > 0x8000 or (rest == 0x8000 and below & 1))
+
+
+def test_rounding_is_to_the_nearest() -> None:
+    random = np.random.default_rng(1)
+    numbers = np.concatenate([
+        random.normal(size=4000) * 10.0 ** random.integers(-30, 30, 4000),
+        random.integers(-2048, 2048, 4000) / 1024,  # as of F16: many lie in the middle
+        [0.0, -0.0, 1.0, math.inf, -math.inf, 3.3895e38, 1e-40, -1e-45],
+    ]).astype(np.float32)  # fmt: skip
+    expected = np.array([nearest(float(number)) for number in numbers], np.uint16)
+    assert np.array_equal(rounded(numbers[None])[0], expected)
+    assert np.array_equal(rounded(numbers[:, None])[:, 0], expected)
+    back = widened(expected)[:8000]
+    assert np.all(np.abs(back - numbers[:8000]) <= 2.0**-8 * np.abs(numbers[:8000]))
+    assert math.isnan(float(widened(rounded(np.full((1, 1), np.nan, np.float32)))[0, 0]))
+
+
+def test_rounding_in_pieces_and_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x: Array = np.random.default_rng(2).normal(size=(37, 50)).astype(np.float32)
+    expected = rounded(x)
+    monkeypatch.setattr(half, "PIECE", 7)
+    assert np.array_equal(rounded(x), expected)
+    out = np.zeros((37, 60), np.uint16)
+    rounded(x[:, 10:30], out[:, 5:25])
+    assert np.array_equal(out[:, 5:25], expected[:, 10:30])
+    assert not out[:, :5].any()
+    assert not out[:, 25:].any()
+
+
+@pytest.fixture
+def products(engine: Engine) -> Path:
+    """oneDNN's library."""
+    if engine.products_path is None:
+        pytest.skip("oneDNN is not installed: setup could not fetch it.")
+    return engine.products_path
+
+
+@pytest.mark.parametrize("by", ["cpu", "numpy"])
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 40, 3), (37, 1, 5), (200, 90, 130), (5, 0, 4)])
+def test_products_of_bf16(request: pytest.FixtureRequest, size: tuple[int, int, int], by: str) -> None:
+    if by == "cpu":
+        if not multiplies_half():
+            pytest.skip("This CPU does not multiply bf16.")
+        blas = Blas(request.getfixturevalue("products"), half=True)
+        assert blas.half
+    else:
+        blas = Blas()
+    random = np.random.default_rng(7)
+    rows, inner, columns = size
+    for turned in range(4):
+        a: Array = random.normal(size=(rows, inner + 3)).astype(np.float32)[:, 2:-1]
+        b: Array = random.normal(size=(inner, columns + 2)).astype(np.float32)[:, 1:-1]
+        a = np.asfortranarray(a) if turned & 1 else a
+        b = np.asfortranarray(b) if turned & 2 else b
+        expected = widened(rounded(a)).astype(np.float64) @ widened(rounded(b))
+        out = np.ones((rows, columns + 2), np.float32)
+        # One of the two is enough.
+        blas.product(rounded(a), b, out[:, 1:-1], scale=0.5)
+        assert np.allclose(out[:, 1:-1], expected / 2, atol=1e-4)
+        blas.product(a, rounded(b), out[:, 1:-1], add=True)
+        assert np.allclose(out[:, 1:-1], expected * 1.5, atol=1e-4)
+        assert np.all(out[:, [0, -1]] == 1)
+
+
+def test_onednn_multiplies_by_itself_in_each_thread(products: Path) -> None:
+    library = OneDnn(products)
+    assert library.version == "3.2.0"
+    assert (library.bf16 is not None) is multiplies_half()
+
+
+@pytest.mark.parametrize("case", ["missing", "junk", "another library", "wrong"])
+def test_a_onednn_that_does_not_work_is_not_used(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    path = tmp_path / "libdnnl.so.3"
+    if case == "junk":
+        path.write_bytes(b"\x7fELF, but no more")
+    elif case == "another library":
+        shutil.copy(request.getfixturevalue("engine").backend_path, path)
+    elif case == "wrong":
+        path = request.getfixturevalue("products")
+        monkeypatch.setattr(onednn, "CLOSE", 0.0)
+    with pytest.raises(OSError, match=r"."):
+        OneDnn(path)
+    blas = Blas(path, half=True)
+    assert blas.name.startswith("openblas")
+    assert not blas.half
+
+
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our pass is in bf16, also where the CPU does not multiply it."""
+
+    class Half(Blas):
+        def __init__(self, path: Path | None = None, *, half: bool = False) -> None:
+            super().__init__(path, half=half)
+            self.half = half
+
+    monkeypatch.setattr(accelerated, "Blas", Half)
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0", "q4_k_m"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_library_says_the_same(
+    library: Library, base: BaseMaker, bf16: None, architecture: str, kind: str
+) -> None:  # fmt: skip
+    path = with_uneven_norms(base(architecture, kind=kind, tied=architecture == "qwen2"))
+    row = row_of(40, 200)
+    with theirs(library, path) as trainer:
+        loss, gradients = trainer.gradients(*first(row))
+    with own(library, path, half=True) as trainer:
+        assert trainer.half
+        found, mine = trainer.gradients(*first(row))
+        assert trainer.loss(*first(row)) == pytest.approx(found, rel=1e-6)
+    assert found == pytest.approx(loss, rel=2e-3 if kind in ("f32", "f16") else 5e-3)
+    assert mine.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert np.abs(mine[name] - gradient).max() <= 0.1 * np.abs(gradient).max(), name
+
+
+# The first two only where it is asked for: `engine.manner`.
+@pytest.mark.parametrize(("kind", "close"), [("f32", 4e-3), ("f16", 4e-3), ("q8_0", 5e-3), ("q4_k_m", 5e-3)])
+def test_twenty_steps_are_the_same_training(
+    library: Library, base: BaseMaker, bf16: None, kind: str, close: float
+) -> None:  # fmt: skip
+    path = base("qwen3", kind=kind)
+    curves = []
+    for manner in (Manner(half=True, unpacked=True), Manner(accelerate=False)):
+        with Model(library, path) as model:
+            rows = [row_of(length, model.size, length) for length in (12, 25, 18, 30)]
+            optimizer, losses = AdamW(), []
+            with open_trainer(model, path, 30, 1, ADAPTER, manner, rows[0].tokens) as trainer:
+                assert isinstance(trainer, GraphTrainer if manner.half else RowTrainer)
+                for step in range(20):
+                    loss, gradients = trainer.mean([rows[step % 4]])
+                    optimizer.step(trainer.weights(), gradients, 2e-3)
+                    losses.append(loss)
+        curves.append(losses)
+    assert curves[0][-1] < 0.97 * curves[0][3]
+    assert curves[0] == pytest.approx(curves[1], rel=close)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_gradient_is_the_slope_of_the_loss(
+    library: Library, base: BaseMaker, bf16: None, architecture: str
+) -> None:  # fmt: skip
+    """Of the loss in F32, whose slope does not go up and down in small steps."""
+    path = with_uneven_norms(base(architecture))
+    row = row_of(21, 200)
+    with own(library, path, half=True) as trainer:
+        _, gradients = trainer.gradients(*first(row))
+    with own(library, path) as trainer:
+        for name, gradient in gradients.items():
+            values, size = trainer.weights()[name], float(np.sqrt(np.dot(gradient, gradient)))
+            before, step = values.copy(), min(0.02 / size, 0.05)
+            sides = []
+            for sign in (1, -1):
+                values[:] = before + np.float32(sign * step / size) * gradient
+                sides.append(trainer.loss(*first(row)))
+            values[:] = before
+            assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(size, rel=0.03, abs=2e-6 / step), name
+
+
+def test_the_same_bits_each_time_packed_or_unpacked(library: Library, base: BaseMaker, bf16: None) -> None:
+    row, made = row_of(70, 200), []
+    for unpacked in (False, True):
+        with own(library, base("qwen3", kind="q4_k_m"), threads=2, half=True, unpacked=unpacked) as trainer:
+            made += [trainer.gradients(*first(row)) for _ in range(2)]
+    for loss, gradients in made[1:]:
+        assert loss == made[0][0]
+        assert all(np.array_equal(gradients[name], values) for name, values in made[0][1].items())
+
+
+@pytest.mark.parametrize(("limit", "value"), [("HALF", 0.0), ("HALF_SLOPE", -1.0)])
+def test_where_bf16_is_too_coarse_f32_goes_on(
+    library: Library, base: BaseMaker, bf16: None, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
+) -> None:
+    monkeypatch.setattr(f"meton_plugins.finetune.graph.check.{limit}", value)
+    said: list[str] = []
+    with Model(library, base("qwen3")) as model:
+        row, manner = row_of(30, model.size), Manner(half=True)
+        with open_trainer(model, base("qwen3"), 30, 1, ADAPTER, manner, row.tokens, said.append) as trainer:
+            assert isinstance(trainer, GraphTrainer)
+            assert not trainer.half
+    assert manner == Manner(accelerate=True, half=False, checked=True)
+    assert len(said) == 1
+    assert said[0].startswith("the base's weights are multiplied in F32, which is slower, because its ")
+
+
+def test_the_log_says_in_which_numbers(
+    library: Library, base: BaseMaker, bf16: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = base("qwen2", kind="q8_0")
+    found: list[Any] = []
+    for half_ in (True, False):
+        with Model(library, path) as model:
+            row = row_of(10, model.size)
+            with open_trainer(model, path, 10, 1, ADAPTER, Manner(half=half_), row.tokens):
+                pass
+        found += [line for line in capfd.readouterr().err.splitlines() if line.startswith("own pass: ")]
+    assert [", bf16, " in line for line in found] == [True, False]
+    assert ", f32, " in found[1]
