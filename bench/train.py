@@ -32,6 +32,7 @@ from train_shapes import CACHE, SHAPES, random_base  # noqa: E402
 from train_venv import NAMED, torch_python  # noqa: E402
 
 from meton_plugins.finetune.engine.costs import probe  # noqa: E402
+from meton_plugins.finetune.engine.manner import BF16_FLAGS  # noqa: E402
 from meton_plugins.finetune.engine.process import _MALLOC  # noqa: E402
 from meton_plugins.finetune.errors import FinetuneError  # noqa: E402
 from meton_plugins.finetune.settings import PROJECTIONS  # noqa: E402
@@ -40,8 +41,6 @@ from meton_plugins.finetune.train.memory import available_mb  # noqa: E402
 from meton_plugins.finetune.train.plan import peaks  # noqa: E402
 
 QUICK: Final = CACHE / "quick"
-#: Flags of a CPU that multiplies bf16 by itself: without one of them bf16 is slower than fp32, and is not measured.
-BF16: Final = {"avx512_bf16", "amx_bf16"}
 #: Lines of a failed run that are shown.
 TAIL: Final = 6
 
@@ -56,7 +55,8 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.threads, self.folder = options.threads, options.results
         self.torch = None if options.ours_only else torch_python()
-        self.flags = set(record.machine()["flags"])
+        #: Where the CPU does not multiply bf16 itself, it is slower than F32, and not measured.
+        self.bf16 = bool(BF16_FLAGS & set(record.machine()["flags"]))
         self.commit = results.measured_code()
         cases = [quick(case) if options.quick else case for case in chosen(options.only)]
         old = {} if options.again else {one.name: one for one in results.read(self.folder).cases}
@@ -72,13 +72,13 @@ class Bench:
 
     def _own(self, case: Case) -> list[str]:
         return [
-            "ours", *(["ours_low"] if case.rows == "chats" else []), *(["ours_bf16"] if BF16 & self.flags else [])
+            "ours", *(["ours_low"] if case.rows == "chats" else []), *(["ours_bf16"] if self.bf16 else [])
         ]  # fmt: skip
 
     def _torch(self) -> list[str]:
         if not self.torch:
             return []
-        return ["torch_fp32", *(["torch_bf16"] if BF16 & self.flags else [])]
+        return ["torch_fp32", *(["torch_bf16"] if self.bf16 else [])]
 
     def _turns(self, group: list[Case]) -> list[tuple[str, Case]]:
         """Sides and cases in the order of their runs: ours, PyTorch, ours, PyTorch."""
@@ -137,12 +137,12 @@ class Bench:
 
 
 def planned_mb(base: Path, ctx: int, rank: int, threads: int) -> float:
-    """What the planner foresees for rows of `ctx` tokens, from the short ones that it measures."""
+    """What the planner foresees for rows of `ctx` tokens in F32, from the short ones that it measures."""
     room, weights = available_mb(), trainable(base, rank, PROJECTIONS)
     with tempfile.TemporaryDirectory() as folder:
         cost = probe(
             base, Path(folder), rank=rank, targets=PROJECTIONS, adapter=weights, longest=ctx, room_mb=room,
-            workers=threads,
+            workers=threads, precision="f32",
         )  # fmt: skip
     return peaks(cost, room)(ctx)
 

@@ -20,6 +20,7 @@ import numpy as np  # noqa: E402
 from train_measure import measure, megabytes, quiet_output, read_job, steps_of, tell  # noqa: E402
 from train_rows import Row  # noqa: E402
 
+from meton_plugins.finetune.engine.accelerated import GraphTrainer  # noqa: E402
 from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient  # noqa: E402
 from meton_plugins.finetune.engine.adapted import Adapter  # noqa: E402
 from meton_plugins.finetune.engine.gradient import Trainer  # noqa: E402
@@ -52,9 +53,10 @@ def open_ours(
             model, base, longest, threads, Adapter(rank=rank, alpha=alpha), manner, tokens, notes.append
         ) as trainer,
     ):
-        kept = f"weights {'unpacked' if manner.unpacked else 'packed'}"
-        products = f"products in {'bf16' if manner.half else 'F32'} by {trainer.blas}"
-        yield trainer, notes[0] if notes else f"our own pass, {products}, {kept}"
+        if notes or not isinstance(trainer, GraphTrainer) or manner.bf16 != (precision == "bf16"):
+            raise SystemExit(f"This would be no measurement of our own pass in {precision}: {notes}")
+        kept, numbers = "unpacked" if manner.unpacked else "packed", "bf16" if manner.bf16 else "F32"
+        yield trainer, f"our own pass, products in {numbers} by {trainer.blas}, weights {kept}"
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from typing import Any, Final
 import record
 from train_goals import judged
 
+from meton_plugins.finetune.engine.manner import BF16_FLAGS
+
 HERE: Final = Path(__file__).resolve().parent
 SUBJECT: Final = "train"
 #: Sides of a case and how they are called.
@@ -104,7 +106,7 @@ def goals(cases: list[Values]) -> list[str]:
 
 def bf16(machine: Values, cases: list[Values]) -> list[str]:
     """Why bf16 is missing, where it is."""
-    if not cases or any(case["torch_bf16"] for case in cases) or {"avx512_bf16", "amx_bf16"} & set(machine["flags"]):
+    if not cases or any(case["torch_bf16"] for case in cases) or BF16_FLAGS & set(machine["flags"]):
         return []
     return ["bf16 was not measured: this CPU has neither avx512_bf16 nor amx_bf16.", ""]
 
@@ -139,7 +141,7 @@ def one(case: Values) -> list[str]:
 
 
 def ratio(case: Values, side: str) -> tuple[str, str]:
-    """Beside a side of PyTorch: ours in the same numbers against it. Beside ours with little memory: that."""
+    """Of ours to PyTorch's in the same numbers, beside PyTorch's; of ours with little memory, beside that."""
     name = {"torch_fp32": "fp32", "torch_bf16": "bf16", "ours_low": "fp32_low"}.get(side)
     if name is None or case[f"ratio_speed_{name}"] is None:
         return "", ""

@@ -193,7 +193,7 @@ def test_only_what_was_measured_alike_is_kept(
     options: dict[str, Any], changed: dict[str, Any], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENCH_TORCH", sys.executable)
-    monkeypatch.setattr(train, "BF16", set())  # wherever this runs, bf16 is not measured
+    monkeypatch.setattr(train, "BF16_FLAGS", frozenset())  # wherever this runs, bf16 is not measured
     (case,) = chosen(["125m-512-f16"])
     commit = train_results.measured_code()
     if not commit:
@@ -224,7 +224,7 @@ def test_a_python_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_ours_runs_on_a_tiny_shape_and_is_kept(engine: object, tmp_path: Path) -> None:
     done = run(tmp_path, "--only", "tiny-64-q4", "tiny-chats", "--ours-only")
     assert done.returncode == 0, done.stderr
-    half = bool(train.BF16 & set(record.machine()["flags"]))
+    half = bool(train.BF16_FLAGS & set(record.machine()["flags"]))
     assert f"[1/{5 if half else 3}] tiny-64-q4_k_m" in done.stdout
     cases = written(tmp_path)
     assert all((case.ours_bf16 is not None) is half for case in cases.values())

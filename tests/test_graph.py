@@ -240,7 +240,7 @@ def test_attention_is_attention(team: Team) -> None:
     out, logs = np.empty_like(q), np.empty((4, 360), np.float32)
     changes = [np.empty_like(each) for each in (q, k, v)]
     attention = Attention(sizes, team)
-    attention.forward(q, k, v, segments, out, logs)
+    attention.forward(q, k, v, segments, out, logs, out)
     attention.backward(dout, q, k, v, out, logs, segments, *changes)
     expected = [np.zeros(each.shape) for each in (q, q, k, v)]
     for rows in segments:
@@ -425,7 +425,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> int:
     """16 GB; its CPU multiplies bf16."""
     monkeypatch.setattr(manner.psutil, "virtual_memory", lambda: SimpleNamespace(total=2**34))
     monkeypatch.setattr(manner, "CGROUP", Path("/nowhere"))
-    monkeypatch.setattr(manner, "multiplies_half", lambda: True)
+    monkeypatch.setattr(manner, "multiplies_bf16", lambda: True)
     return 2**34
 
 
@@ -453,7 +453,7 @@ def test_a_containers_limit_counts(machine: int, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("engine_", "kind", "wishes", "half"),
+    ("engine_", "kind", "wishes", "bf16"),
     [(ONEDNN, "Q4_K", {}, True), (ONEDNN, "F16", {}, False), (ONEDNN, "F32", {}, False),
      (ONEDNN, "F16", {"precision": "bf16"}, True), (ONEDNN, "Q4_K", {"precision": "f32"}, False),
      (ONEDNN, "Q4_K", {"accelerate": False}, False), (PLAIN, "Q4_K", {}, False),
@@ -462,19 +462,19 @@ def test_a_containers_limit_counts(machine: int, monkeypatch: pytest.MonkeyPatch
          "no oneDNN, bf16 wished"],
 )  # fmt: skip
 def test_bf16_where_something_multiplies_it(
-    machine: int, engine_: Engine, kind: str, wishes: Any, half: bool
+    machine: int, engine_: Engine, kind: str, wishes: Any, bf16: bool
 ) -> None:  # fmt: skip
-    assert manner_of(engine_, base_of(1, kind), 1, **wishes).half is half
+    assert manner_of(engine_, base_of(1, kind), 1, **wishes).bf16 is bf16
 
 
 @pytest.mark.parametrize(
-    ("flags", "half"), [("fma avx512f avx512_bf16 sha_ni", True), ("amx_bf16", True), ("avx512f avx512_bf16x", False)]
+    ("flags", "bf16"), [("fma avx512f avx512_bf16 sha_ni", True), ("amx_bf16", True), ("avx512f avx512_bf16x", False)]
 )
-def test_what_the_cpu_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, half: bool) -> None:
+def test_what_the_cpu_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, bf16: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
-    for path, expected in ((tmp_path / "cpuinfo", half), (tmp_path / "none", False)):
+    for path, expected in ((tmp_path / "cpuinfo", bf16), (tmp_path / "none", False)):
         monkeypatch.setattr(manner, "CPU", path)
-        assert manner.multiplies_half.__wrapped__() is expected
+        assert manner.multiplies_bf16.__wrapped__() is expected
 
 
 def test_the_log_says_how(library: Library, base: BaseMaker, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from meton_plugins.finetune.engine import package, products, setup
-from meton_plugins.finetune.engine.manner import multiplies_half
+from meton_plugins.finetune.engine.manner import multiplies_bf16
 from meton_plugins.finetune.engine.package import INTEGRITY, VERSION, Engine, find
 from meton_plugins.finetune.gguf.inspect import sha256_of
 from meton_plugins.finetune.paths import engine_dir, machine_dir
@@ -39,7 +39,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def wheel(path: Path, library: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel with this library, taken for the published one; its folder's engine package."""
     with zipfile.ZipFile(path / products.WHEEL, "w") as archive:
-        for inside, name in products._KEPT.items():
+        for inside, name in products.KEPT.items():
             archive.writestr(inside, library if name == products.LIBRARY else b"Apache")
         archive.writestr("../evil.so", b"evil")
     monkeypatch.setattr(products, "SHA256", sha256_of(path / products.WHEEL))
@@ -147,6 +147,27 @@ def test_setup_adds_it_to_an_engine_without_it(monkeypatch: pytest.MonkeyPatch) 
     assert setup.setup(lambda line: None) == (engine, False)
 
 
+@pytest.mark.parametrize("had", ["", products.LIBRARY])
+def test_setup_again_keeps_what_it_cannot_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, had: str) -> None:
+    fake_engine(had)
+    monkeypatch.setattr(products, "add", lambda *rest: "")
+    monkeypatch.setattr(setup, "_check", lambda tarball: None)
+    monkeypatch.setattr(setup, "run_job", lambda *rest, **more: dict.fromkeys(
+        ("first_loss", "last_loss", "gradient_drift"), 1.0))  # fmt: skip
+
+    def extract(tarball: Path, target: Path, key: str, *, gpu: bool) -> Path:
+        target.mkdir()
+        (target / "lib").write_bytes(b"new")
+        return target
+
+    monkeypatch.setattr(setup, "_extract", extract)
+    monkeypatch.setattr(setup, "_choose", lambda folder, key: Engine(folder, VERSION, INTEGRITY, "lib", "lib", {}))
+    engine, _ = setup.setup(lambda line: None, source=tmp_path / "p.tgz", again=True)
+    assert engine.products == had
+    assert find() == engine
+    assert engine.library_path.read_bytes() == b"new"
+
+
 def test_setup_without_it_leaves_the_engine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     old = fake_engine()
     monkeypatch.setattr(products, "add", lambda *rest: "")
@@ -182,5 +203,5 @@ def test_the_doctor_says_what_multiplies(precision: str) -> None:
     shutil.rmtree(engine_dir())
     fake_engine(products.LIBRARY)
     found = health._products(settings)
-    numbers = "bf16" if multiplies_half() and precision == "auto" else "F32"
+    numbers = "bf16 for quantized bases" if multiplies_bf16() and precision == "auto" else "F32"
     assert found.found == f"our own pass, products by oneDNN 3.2.0 in {numbers}"

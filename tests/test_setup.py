@@ -292,7 +292,7 @@ def test_little_room_is_said_before_anything_is_fetched(npm: FakeNpm, monkeypatc
     record = npm("")
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
-    assert failed() == f"The engine needs 400 MB of free disk in {machine_dir()} for a moment: make room."
+    assert failed() == f"The engine needs 500 MB of free disk in {machine_dir()} for a moment: make room."
     assert not record.exists()
 
 

@@ -22,7 +22,13 @@ __all__ = ["doctor", "doctor_flags", "setup", "setup_flags"]
 
 def setup_flags(parser: Parser) -> None:
     """Of `setup`."""
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="install from this tarball")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="install from this tarball, and oneDNN from its wheel beside it",
+    )
     parser.add_argument("--again", action="store_true", help="install even where it is in place")
     parser.add_argument("--gpu", action="store_true", help="with the Vulkan backend (100 MB), also where no loader is")
 
@@ -40,10 +46,14 @@ def setup(host: Host, home: Home, options: argparse.Namespace) -> int:
         lambda text: say(host, f"… {text}", "dim"), source=options.source, again=options.again, gpu=options.gpu
     )
     if host.json:
-        facts = {"version": engine.version, "backend": engine.backend, "gpu": engine.gpu or None}
+        facts = {
+            "version": engine.version, "backend": engine.backend, "gpu": engine.gpu or None,
+            "products": engine.products_name,
+        }  # fmt: skip
         show_json(host, {**facts, "installed": done, **engine.proof})
         return 0
-    say(host, f"✓ Engine {engine.version} {'installed' if done else 'is in place'} ({engine.backend}).", "green")
+    parts = f"{engine.backend}, products by {engine.products_name}"
+    say(host, f"✓ Engine {engine.version} {'installed' if done else 'is in place'} ({parts}).", "green")
     proof = engine.proof
     note(host, f"Its own proof: loss {proof['first_loss']:.3f} → {proof['last_loss']:.3f} in two steps.")
     if engine.gpu:

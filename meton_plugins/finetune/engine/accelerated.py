@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..gguf.inspect import open_gguf
 from ..gguf.rows import Row
 from ..graph.blas import Blas
-from ..graph.check import LENGTH, Disagreement, disagreement, stir
+from ..graph.check import LENGTH, disagreement, stir
 from ..graph.fan import Factors
 from ..graph.network import Network
 from ..graph.packing import packed
@@ -43,23 +43,23 @@ FACTORS: Final = (".lora_a", ".lora_b")
 class GraphTrainer:
     """Like `gradient.RowTrainer`; Unsupported where this base, or this machine, is not one for our own pass.
 
-    `tokens`: to compare with the library on; None where that has been done. `half`: multiply in bf16, where there is
-    something that does; `unpacked`: keep all weights as they are multiplied.
+    `tokens`: to compare with the library on; None where that has been done. `bf16`: multiply the base's
+    weights in bf16; `unpacked`: keep all weights as they are multiplied.
     """
 
     def __init__(
         self, model: Model, base: Path, longest: int, threads: int, adapter: Adapter,
-        tokens: npt.NDArray[np.int32] | None, *, half: bool = False,
+        tokens: npt.NDArray[np.int32] | None, *, bf16: bool = False,
         unpacked: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.library = model, model.library
-        shape = shape_of_file(base)
+        shape, blas = shape_of_file(base), Blas(model.library.engine.products_path, bf16=bf16)
         self._tensors: dict[str, Tensor] = {}
         self._watching = False
         self._on_eval = EVAL_CALLBACK(self._eval)
         self.context = AdaptedContext(model, LENGTH, 1, adapter, self._on_eval)
         self.n_ctx = longest
-        self._team = Team(Blas(model.library.engine.products_path, half=half), threads)
+        self._team = Team(blas, threads)
         try:
             self._build(shape, adapter, unpacked)
             if tokens is not None:
@@ -89,9 +89,9 @@ class GraphTrainer:
         return self._team.blas.name
 
     @property
-    def half(self) -> bool:
+    def bf16(self) -> bool:
         """Whether the base's weights are multiplied in bf16."""
-        return self._team.blas.half
+        return self._team.blas.bf16
 
     @property
     def token_mb(self) -> float | None:
@@ -144,12 +144,12 @@ class GraphTrainer:
         stir(self._factors)
         rounded = any(tensor.type not in (F32, F16) for tensor in self._tensors.values())
         wrong = disagreement(
-            self._network, self._factors, tokens, self.context.logits(tokens), rounded=rounded, half=self.half
+            self._network, self._factors, tokens, self.context.logits(tokens), rounded=rounded, bf16=self.bf16
         )
         for name, values in before.items():
             self._weights[name][:] = values
         if wrong:
-            raise Disagreement(wrong)
+            raise Unsupported(wrong)
 
     def _factors_of(self, adapter: Adapter) -> dict[str, Factors]:
         alpha = _alpha_of(adapter.file) if adapter.file else adapter.alpha

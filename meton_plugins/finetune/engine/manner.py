@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,27 +13,29 @@ from ..gguf.inspect import GgufInfo
 from .container import CGROUP, limit_bytes
 from .package import Engine
 
-__all__ = ["Manner", "manner_of", "multiplies_half"]
+__all__ = ["BF16_FLAGS", "Manner", "manner_of", "multiplies_bf16"]
 
 #: Part of the machine's memory that unpacked weights may take where nothing else is wished.
 SHARE: Final = 1 / 16
 #: From so many tokens on, unpacking to F32 takes too small a part of a row's time to be worth the memory.
 LONG: Final = 512
-#: What a CPU says that multiplies bf16 by itself.
-HALF_FLAGS: Final = re.compile(r"\b(avx512_bf16|amx_bf16)\b")
+#: One of these a CPU says that multiplies bf16 by itself.
+BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 CPU: Final = Path("/proc/cpuinfo")
 
 
 @dataclass
 class Manner:
-    """How to compute. `accelerate`: by our own pass; `half`: with the base's weights in bf16, `unpacked`: and kept so.
+    """How to compute. `accelerate`: by our own pass; `bf16`: with the base's weights in bf16, `unpacked`: and kept so;
+    `unpacked_f32`: whether they would be kept in F32, should bf16 turn out to be too coarse.
 
     `checked`: whether the pass has been compared with the library on this base before, by this process.
     """
 
     accelerate: bool = True
-    half: bool = False
+    bf16: bool = False
     unpacked: bool = False
+    unpacked_f32: bool = False
     checked: bool = False
 
 
@@ -49,18 +50,19 @@ def manner_of(
     # What bf16 rounds away of a quantized base is less than the engine's own rounding to 8 bits; of another one, losses
     # would differ by a thousandth after some steps.
     wished = base.quantized if precision == "auto" else precision == "bf16"
-    half = accelerate and wished and bool(engine.products) and multiplies_half()
+    bf16 = accelerate and wished and bool(engine.products) and multiplies_bf16()
     if weights != "auto":
-        return Manner(accelerate, half, weights == "unpacked")
-    most = min(psutil.virtual_memory().total, limit_bytes(CGROUP))
-    fits = (2 if half else 4) * base.parameters <= SHARE * most
-    return Manner(accelerate, half, fits and (half or longest < LONG))
+        f32 = half = weights == "unpacked"
+    else:
+        room = SHARE * min(psutil.virtual_memory().total, limit_bytes(CGROUP))
+        f32, half = 4 * base.parameters <= room and longest < LONG, 2 * base.parameters <= room
+    return Manner(accelerate, bf16, half if bf16 else f32, f32)
 
 
 @functools.cache
-def multiplies_half() -> bool:
+def multiplies_bf16() -> bool:
     """Whether this CPU multiplies bf16 itself."""
     try:
-        return HALF_FLAGS.search(CPU.read_text(encoding="ascii", errors="replace")) is not None
+        return not BF16_FLAGS.isdisjoint(CPU.read_text(encoding="ascii", errors="replace").split())
     except OSError:  # no Linux
         return False

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.check import Disagreement
 from ..graph.shape import Unsupported
 from .accelerated import GraphTrainer
 from .adapted import Adapter
@@ -29,28 +28,27 @@ def open_trainer(
     `manner` is the wish, and becomes what was possible.
     """
 
-    def slower(by: str, reason: Unsupported) -> None:
-        if tell:
-            tell(f"{by}, which is slower, because {reason}")
-
+    coarse: Unsupported | None = None
     while manner.accelerate and not model.gpu_layers:
         try:
             trainer = GraphTrainer(
-                model, base, longest, threads, adapter, None if manner.checked else tokens, half=manner.half,
+                model, base, longest, threads, adapter, None if manner.checked else tokens, bf16=manner.bf16,
                 unpacked=manner.unpacked,
             )  # fmt: skip
         except Unsupported as reason:
-            # What bf16 rounds away may be too much for a base; what the pass does not know it knows in neither.
-            if manner.half and isinstance(reason, Disagreement):
-                manner.half = False
-                slower("the base's weights are multiplied in F32", reason)
-            else:
-                manner.accelerate = False
-                slower("the library's own pass is used", reason)
+            if manner.bf16:  # it may be the rounding alone
+                coarse = reason
+                manner.bf16, manner.unpacked = False, manner.unpacked_f32
+                continue
+            manner.accelerate = False
+            if tell:
+                tell(f"the library's own pass is used, which is slower, because {reason}")
         else:
             manner.checked = True
             kept = "unpacked" if manner.unpacked else "packed"
-            numbers = "bf16" if trainer.half else "f32"
+            numbers = "bf16" if manner.bf16 else "f32"
             sys.stderr.write(f"own pass: {trainer.blas}, {numbers}, threads: {threads}, weights: {kept}\n")
+            if coarse and tell:
+                tell(f"the base's weights are multiplied in F32, which is slower, because {coarse}")
             return trainer
     return RowTrainer(model, longest, threads, adapter)

@@ -12,12 +12,16 @@ from typing import Final
 from ..errors import EngineError
 from ..paths import engine_dir, write_json
 
-__all__ = ["HEADERS", "INTEGRITY", "NPM_NAME", "VERSION", "Engine", "find", "installed", "platform_key", "record"]
+__all__ = [
+    "HEADERS", "INTEGRITY", "NPM_NAME", "ONEDNN", "VERSION", "Engine", "find", "installed", "platform_key", "record",
+]  # fmt: skip
 
 NPM_NAME: Final = "@qvac/fabric"
 VERSION: Final = "0.15.0"
 #: npm's own integrity of that version; a package with another is not installed.
 INTEGRITY: Final = "sha512-07ppIuba4iUzgDgHxyDKZLF30qZ21miiITsMDN8aFPIPsOxSNfQY0WGE4YkiOHH8rqjytzV4le8ei+UjN3st0A=="
+#: The version of oneDNN that `products.py` installs.
+ONEDNN: Final = "3.2.0"
 #: Kept so that a test can compare our structs with the library's.
 HEADERS: Final = ("llama/llama.h", "ggml.h", "ggml-backend.h", "ggml-opt.h")
 
@@ -60,6 +64,11 @@ class Engine:
     @property
     def products_path(self) -> Path | None:
         return self.folder / self.products if self.products else None
+
+    @property
+    def products_name(self) -> str:
+        """What multiplies matrices in our own pass."""
+        return f"oneDNN {ONEDNN}" if self.products else "NumPy's BLAS"
 
     @property
     def include(self) -> Path:

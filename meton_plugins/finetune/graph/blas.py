@@ -10,13 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .half import Half, rounded, widened
+from .bf16 import Bf16, rounded, widened
 from .onednn import OneDnn
+from .shape import Unsupported
 
 __all__ = ["Array", "Blas", "Matrix", "installed"]
 
 Array = npt.NDArray[np.float32]
-#: What is multiplied: numbers in F32, or in bf16 (`half.Half`).
+#: What is multiplied: numbers in F32, or in bf16 (`bf16.Bf16`).
 Matrix = npt.NDArray[Any]
 
 ROW_MAJOR: Final = 101
@@ -34,10 +35,11 @@ class Blas:
     """Products, each in the thread that asks. `onednn`: the library's file; without it, or where it does not load, an
     OpenBLAS that NumPy has brought is called itself, since it can add to what is there.
 
-    `half`: the base's weights and what they are multiplied by are bf16, sums F32, if the CPU multiplies these itself.
+    `bf16`: the base's weights and what they are multiplied by are bf16, sums F32; Unsupported where that library and
+    this CPU do not multiply bf16.
     """
 
-    def __init__(self, onednn: Path | None = None, *, half: bool = False) -> None:
+    def __init__(self, onednn: Path | None = None, *, bf16: bool = False) -> None:
         found = _found()
         # Threads of its own spin while they wait, and on a machine that does anything else they wait for each other:
         # measured, products then take four times as long.
@@ -52,11 +54,17 @@ class Blas:
         else:
             self._f32 = next((f for each in found if (f := _sgemm_of(each.filepath))), None)
             self.name = _name(found)
-        self.half = half and self._bf16 is not None
+        self.bf16 = bf16
+        if bf16 and self._bf16 is None:
+            raise Unsupported(f"{self.name} does not multiply bf16 here")
 
-    def read(self, x: Array) -> Matrix:
+    def operand(self, x: Array) -> Matrix:
         """`x` [n, columns] as it is multiplied by the base's weights."""
-        return rounded(x) if self.half else x
+        return rounded(x) if self.bf16 else x
+
+    def seen(self, weights: Array) -> Array:
+        """Some of the base's weights with what of them products see, in F32."""
+        return widened(rounded(weights)) if self.bf16 else weights
 
     def enter_thread(self) -> None:
         """To be called in each thread but the first that will ask for products."""
@@ -67,16 +75,18 @@ class Blas:
         """`out` = scale · a @ b, or plus what `out` holds. `a` [m, k], `b` [k, n], `out` [m, n]: `out` by rows, the
         others by rows or columns, any of them a part of a larger array. Of F32 and bf16, the former is rounded."""
         if a.dtype != b.dtype:
-            a, b = _alike(a), _alike(b)
+            a, b = _rounded(a), _rounded(b)
         function = self._f32 if a.dtype == np.float32 else self._bf16
         left, right = _layout(a), _layout(b)
         if function is None or left is None or right is None or 0 in (*out.shape, a.shape[1]):
             return _by_numpy(_wide(a), _wide(b), out, add, scale)
         (rows, columns), inner, order = out.shape, a.shape[1], self._order
-        function(
+        status = function(
             order[left[0]], order[right[0]], rows, columns, inner, scale, _at(a), left[1], _at(b), right[1],
             1.0 if add else 0.0, _at(out), max(out.strides[0] // 4, columns),
         )  # fmt: skip
+        if status:  # of CBLAS there is none
+            raise MemoryError(f"oneDNN made no product of {rows} x {inner} x {columns} numbers (status {status})")
         return out
 
 
@@ -86,7 +96,7 @@ def installed() -> tuple[str, bool]:
     return _name(found), any(_sgemm_of(each.filepath) is not None for each in found)
 
 
-def _alike(x: Matrix) -> Half:
+def _rounded(x: Matrix) -> Bf16:
     """In bf16."""
     if x.dtype == np.uint16:
         return x
@@ -130,7 +140,7 @@ def _by_numpy(a: Array, b: Array, out: Array, add: bool, scale: float) -> Array:
 
 
 def _at(array: Matrix) -> int:
-    # Half the time of array.ctypes.data, thousands of times a step.
+    # Bf16 the time of array.ctypes.data, thousands of times a step.
     return int(array.__array_interface__["data"][0])
 
 

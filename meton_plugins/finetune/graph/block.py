@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from .attention import Attention
+from .bf16 import put
 from .blas import Array, Matrix
-from .fan import Factors, Fan, Learning, Pieces, Read, whole
-from .half import take
+from .fan import Factors, Fan, Learning, Operands, Pieces, whole
 from .pointwise import Rope, gated, gated_back, norm, norm_back
 from .room import Kept, Rows, Shared
 from .shape import Shape
@@ -50,8 +50,8 @@ class Block:
         """From `kept.x` [n, width] to `out`, which may be it where nothing goes back; fills the rest of `kept`."""
         shape, count, shared, team = self._shape, rows.count, self._shared, self._team
         normed, inner = shared("normed", count), shared("inner", count)
-        read, inner_read = shared.read("normed", normed), shared.read("inner", inner)
-        gates, ups, inners, inners_read = (self._wide(each) for each in (kept.gate, kept.up, inner, inner_read))
+        twin, inner_twin = shared.twin("normed", normed), shared.twin("inner", inner)
+        gates, ups, inners, inners_twin = (self._wide(each) for each in (kept.gate, kept.up, inner, inner_twin))
         kept.down = {
             "qkv": self._qkv.begin(count), "o": self._o.begin(count), "gate_up": self._gate_up.begin(count),
             "down": self._down.begin(count),
@@ -60,38 +60,38 @@ class Block:
 
         def enter(part: slice) -> None:
             norm(kept.x[part], self._norm, shape.epsilon, normed[part])
-            take(normed[part], read[part])
+            put(normed[part], twin[part])
             self._qkv.lower(part, whole(normed), down["qkv"])
 
         def middle(part: slice) -> None:
             self._o.finish(0, part, slice(0, shape.width), down["o"], kept.middle)
             kept.middle[part] += kept.x[part]
             norm(kept.middle[part], self._ffn_norm, shape.epsilon, normed[part])
-            take(normed[part], read[part])
+            put(normed[part], twin[part])
             self._gate_up.lower(part, whole(normed), down["gate_up"])
 
-        def unit(part: slice, gate: Array, up: Array, inner: Array, inner_read: Matrix) -> None:
-            self._gate_up.columns(0, part, whole(read), gate)
-            self._gate_up.columns(1, part, whole(read), up)
+        def unit(part: slice, gate: Array, up: Array, inner: Array, inner_twin: Matrix) -> None:
+            self._gate_up.columns(0, part, whole(twin), gate)
+            self._gate_up.columns(1, part, whole(twin), up)
             for some in pieces(count, gate.shape[1]):
                 self._gate_up.finish(0, some, part, down["gate_up"], gate)
                 self._gate_up.finish(1, some, part, down["gate_up"], up)
                 gated(gate[some], up[some], inner[some])
-                take(inner[some], inner_read[some])
+                put(inner[some], inner_twin[some])
 
         def last(part: slice) -> None:
             self._down.finish(0, part, slice(0, shape.width), down["down"], out)
             out[part] += kept.middle[part]
 
         team.rows(enter, count, shape.width)
-        team.run(self._seen(rows, kept, read))
+        team.run(self._seen(rows, kept, twin))
         queries, keys = shared("queries", count), shared("keys", count)
-        self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs)
-        answers = whole(kept.answers)
-        team.run(self._product(self._o, answers, answers, kept.middle, down["o"]))
+        seen = shared.twin("answers", kept.answers)
+        self._attention.forward(queries, keys, kept.values, rows.segments, kept.answers, kept.logs, seen)
+        team.run(self._product(self._o, whole(kept.answers), whole(seen), kept.middle, down["o"]))
         team.rows(middle, count, shape.width)
-        team.run(_each(unit, gates, ups, inners, inners_read))
-        team.run(self._product(self._down, inners, inners_read, out, down["down"]))
+        team.run(_each(unit, gates, ups, inners, inners_twin))
+        team.run(self._product(self._down, inners, inners_twin, out, down["down"]))
         team.rows(last, count, shape.width)
 
     def backward(
@@ -108,14 +108,14 @@ class Block:
         shape, shared, team = self._shape, self._shared, self._team
         normed, dnormed = shared("normed", count), shared("dnormed", count)
         gates, ups, inners = (self._wide(each) for each in (kept.gate, kept.up, shared("inner", count)))
-        gates_read, ups_read = (
-            self._wide(shared.read(name, each)) for name, each in (("gate", kept.gate), ("up", kept.up))
+        gates_twin, ups_twin = (
+            self._wide(shared.twin(name, each)) for name, each in (("gate", kept.gate), ("up", kept.up))
         )  # fmt: skip
-        dx_read = shared.read("dx", dx)
+        dx_twin = shared.twin("dx", dx)
         fan, learning, below = self._down, self._down.learning(gradients), self._down.room(count)
 
         def enter(part: slice) -> None:
-            take(dx[part], dx_read[part])
+            put(dx[part], dx_twin[part])
             fan.to_middle(part, [whole(dx)], below)
 
         team.rows(enter, count, shape.width)
@@ -123,18 +123,18 @@ class Block:
         wide, wide_learning = self._gate_up, self._gate_up.learning(gradients)
 
         def unit(
-            part: slice, gate: Array, up: Array, inner: Array, gate_read: Matrix, up_read: Matrix
+            part: slice, gate: Array, up: Array, inner: Array, gate_twin: Matrix, up_twin: Matrix
         ) -> None:  # fmt: skip
-            fan.change(part, [whole(dx_read)], matrices, below, inner)
+            fan.change(part, [whole(dx_twin)], matrices, below, inner)
             for some in pieces(count, gate.shape[1]):
                 gated_back(inner[some], gate[some], up[some])
-                take(gate[some], gate_read[some])
-                take(up[some], up_read[some])
+                put(gate[some], gate_twin[some])
+                put(up[some], up_twin[some])
             fan.learn_a(part, inner, below, learning)
             for number, each in enumerate((gate, up)):
                 wide.learn_b(number, part, each, kept.down["gate_up"], wide_learning)
 
-        units = _each(unit, gates, ups, inners, gates_read, ups_read)
+        units = _each(unit, gates, ups, inners, gates_twin, ups_twin)
         team.run([*units, *self._learn_b(fan, [dx], kept.down["down"], learning)])
         above = wide.room(count)
 
@@ -146,7 +146,7 @@ class Block:
         found = wide.matrices()
 
         def change(part: slice) -> None:
-            wide.change(part, [gates_read, ups_read], found, above, dnormed[:, part])
+            wide.change(part, [gates_twin, ups_twin], found, above, dnormed[:, part])
             wide.learn_a(part, normed[:, part], above, wide_learning)
 
         team.each(change, team.parts(shape.width, count * shape.inner * shape.width))
@@ -159,13 +159,13 @@ class Block:
         queries, keys = shared("queries", count), shared("keys", count)
         names = ("dqueries", "dkeys", "dvalues")
         changes = [shared(name, count) for name in names]
-        changes_read = [shared.read(name, change) for name, change in zip(names, changes, strict=True)]
+        twins = [shared.twin(name, change) for name, change in zip(names, changes, strict=True)]
         fan, learning, below = self._o, self._o.learning(gradients), self._o.room(count)
-        dx_read = shared.read("dx", dx)
+        dx_twin = shared.twin("dx", dx)
 
         def enter(part: slice) -> None:
             norm_back(dnormed[part], kept.middle[part], self._ffn_norm, shape.epsilon, dx[part], add=True)
-            take(dx[part], dx_read[part])
+            put(dx[part], dx_twin[part])
             fan.to_middle(part, [whole(dx)], below)
             self._turned(kept.queries, self._q_norm, rows, part, queries)
             self._turned(kept.keys, self._k_norm, rows, part, keys)
@@ -174,7 +174,7 @@ class Block:
         matrices = fan.matrices()
 
         def answers(part: slice) -> None:
-            fan.change(part, [whole(dx_read)], matrices, below, danswers[:, part])
+            fan.change(part, [whole(dx_twin)], matrices, below, danswers[:, part])
             fan.learn_a(part, kept.answers[:, part], below, learning)
 
         parts = team.parts(danswers.shape[1], danswers.size * shape.width)
@@ -188,8 +188,8 @@ class Block:
         def between(part: slice) -> None:
             self._turned_back(kept.queries, self._q_norm, rows, part, changes[0])
             self._turned_back(kept.keys, self._k_norm, rows, part, changes[1])
-            for change, its_read in zip(changes, changes_read, strict=True):
-                take(change[part], its_read[part])
+            for change, twin in zip(changes, twins, strict=True):
+                put(change[part], twin[part])
             wide.to_middle(part, dys, above)
             norm(kept.x[part], self._norm, shape.epsilon, normed[part])
 
@@ -198,7 +198,7 @@ class Block:
 
         def change(part: slice) -> None:
             if not lowest:
-                wide.change(part, [whole(each) for each in changes_read], found, above, dnormed[:, part])
+                wide.change(part, [whole(each) for each in twins], found, above, dnormed[:, part])
             wide.learn_a(part, normed[:, part], above, wide_learning)
 
         parts = team.parts(shape.width, count * shape.width * shape.width)
@@ -213,7 +213,7 @@ class Block:
         if not lowest:
             team.rows(leave, count, shape.width)
 
-    def _wide(self, x: Matrix) -> Read:
+    def _wide(self, x: Matrix) -> Operands:
         """Gates, ups or what they make by the columns that a thread works on, which lie together in memory."""
         count, inner = x.shape
         flat = x.reshape(-1)
@@ -222,11 +222,11 @@ class Block:
             for part in self._team.parts(inner, count * inner * self._shape.width)
         ]
 
-    def _product(self, fan: Fan, x: Pieces, read: Read, out: Array, down: Array) -> list[Task]:
-        """A fan of one matrix, all but `finish`; `read`: x as frozen weights read it."""
+    def _product(self, fan: Fan, x: Pieces, operands: Operands, out: Array, down: Array) -> list[Task]:
+        """A fan of one matrix, all but `finish`; `operands`: x as frozen weights are multiplied by it."""
         work = out.size * sum(each.shape[1] for _, each in x)
         parts = self._team.parts(out.shape[1], work)
-        tasks = [partial(fan.columns, 0, part, read, out[:, part]) for part in parts]
+        tasks = [partial(fan.columns, 0, part, operands, out[:, part]) for part in parts]
         return [*tasks, *(partial(fan.lower, rows, x, down) for rows in self._team.parts(len(out), work))]
 
     def _learn_b(self, fan: Fan, dys: list[Array], down: Array, learning: Learning) -> list[Task]:
@@ -278,6 +278,6 @@ class Block:
             norm_back(heads, self._heads(raw[part]), weight, self._shape.epsilon, heads)
 
 
-def _each(work: Callable[..., None], *wide: Read) -> list[Task]:
+def _each(work: Callable[..., None], *wide: Operands) -> list[Task]:
     """`work` on each part of wide arrays that are cut alike: which columns, and each array's."""
     return [partial(work, same[0][0], *(array for _, array in same)) for same in zip(*wide, strict=True)]

@@ -11,25 +11,20 @@ import numpy.typing as npt
 from .blas import Array
 from .fan import Factors
 from .network import Network
-from .shape import Unsupported
 
-__all__ = ["LENGTH", "Disagreement", "disagreement", "stir"]
+__all__ = ["LENGTH", "disagreement", "stir"]
 
 #: Tokens that are compared.
 LENGTH: Final = 24
 #: Largest difference of the logits, as part of their spread. The library rounds activations to 8 bits before it
-#: multiplies them by quantized weights, and to 16 before F16 ones.
+#: multiplies them by quantized weights, and to 16 before F16 ones; BF16 is for a pass that multiplies in bf16.
 EXACT: Final = 0.01
-HALF: Final = 0.03
+BF16: Final = 0.03
 ROUNDED: Final = 0.15
 #: Largest difference between the slope that the gradient promises and the one that is measured, as part of it. In
 #: bf16 the loss goes up and down in small steps.
 SLOPE: Final = 0.03
-HALF_SLOPE: Final = 0.1
-
-
-class Disagreement(Unsupported):
-    """The pass does not compute what the library does; the text says by how much, to follow "because"."""
+BF16_SLOPE: Final = 0.1
 
 
 def stir(factors: Mapping[str, Factors]) -> None:
@@ -41,16 +36,16 @@ def stir(factors: Mapping[str, Factors]) -> None:
 
 def disagreement(
     network: Network, factors: Mapping[str, Factors], tokens: npt.NDArray[np.int32], logits: Array, *, rounded: bool,
-    half: bool = False,
+    bf16: bool = False,
 ) -> str | None:  # fmt: skip
     """What is wrong with the pass, to follow "because"; None where it is right. `logits`: the library's for `tokens`.
 
-    `rounded`: the base holds other types than F32 and F16; `half`: the pass multiplies in bf16.
+    `rounded`: the base holds other types than F32 and F16; `bf16`: the pass multiplies in bf16.
     """
     own = network.logits(tokens)
     spread = float(np.std(logits))
     apart = float(np.sqrt(np.mean((own - logits) ** 2))) / max(spread, 1e-9)
-    if not apart <= (ROUNDED if rounded else HALF if half else EXACT):
+    if not apart <= (ROUNDED if rounded else BF16 if bf16 else EXACT):
         return f"its answers differ from the library's by {apart:.1%}"
     row = tokens, np.ones(len(tokens), np.bool_)
     _, gradients = network.gradients([row])
@@ -65,7 +60,7 @@ def disagreement(
         sides.append(float(np.mean(network.losses([row])[0])))
         _move(factors, gradients, -sign * step / promised)
     measured = (sides[0] - sides[1]) / (2 * step)
-    if not abs(measured - promised) <= (HALF_SLOPE if half else SLOPE) * promised:
+    if not abs(measured - promised) <= (BF16_SLOPE if bf16 else SLOPE) * promised:
         return f"its gradient is not that of its loss ({promised:.4g} against {measured:.4g})"
     return None
 

@@ -15,15 +15,15 @@ from .blas import Array, Matrix
 from .team import Team
 from .weights import Weights
 
-__all__ = ["Factors", "Fan", "Learning", "Pieces", "whole"]
+__all__ = ["Factors", "Fan", "Learning", "Operands", "Pieces", "whole"]
 
 #: An array [n, width] by its columns: for each piece which they are, and their numbers [n, columns].
 Pieces = Sequence[tuple[slice, Array]]
 #: The same, to be multiplied by frozen weights: in bf16 where these are.
-Read = Sequence[tuple[slice, Matrix]]
+Operands = Sequence[tuple[slice, Matrix]]
 
 
-def whole(x: Matrix) -> Read:
+def whole(x: Matrix) -> Operands:
     """An array that lies together in memory, as it is."""
     return [(slice(0, x.shape[1]), x)]
 
@@ -81,7 +81,7 @@ class Fan:
             for number, (columns, x) in enumerate(pieces):
                 self._blas.product(x[rows], self._a[:, columns].T, down[rows], add=number > 0)
 
-    def columns(self, number: int, part: slice, pieces: Read, target: Array) -> None:
+    def columns(self, number: int, part: slice, pieces: Operands, target: Array) -> None:
         """Columns `part` of matrix `number`'s x · Wᵀ, into `target` [n, part]; `finish` adds what is left."""
         weight = self._weights.rows_of(self._names[number], part)
         for place, (columns, x) in enumerate(pieces):
@@ -112,7 +112,7 @@ class Fan:
                 self._blas.product(dy[rows], factor.b[columns], out, add=number > 0, scale=factor.scale)
 
     def change(
-        self, part: slice, dys: Sequence[Read], matrices: Sequence[Matrix], middle: Array, target: Array
+        self, part: slice, dys: Sequence[Operands], matrices: Sequence[Matrix], middle: Array, target: Array
     ) -> None:  # fmt: skip
         """Columns `part` of the gradient of x, into `target` [n, part]."""
         add = False

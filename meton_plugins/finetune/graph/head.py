@@ -60,7 +60,7 @@ class Head:
         self, x: Array, targets: npt.NDArray[np.int64], dx: Array | None = None
     ) -> npt.NDArray[np.float64]:  # fmt: skip
         """-ln of the chance of each target [n] after the state x [n, width]; its gradient into `dx`, for each alone."""
-        count, parts, read = len(x), self._parts(len(x)), self._team.blas.read(x)
+        count, parts, read = len(x), self._parts(len(x)), self._team.blas.operand(x)
         self._weights.ready([self._name])
         right = np.empty(count, np.float32)
         found = [
@@ -86,7 +86,9 @@ class Head:
                 each.sum *= by[:, None]
                 dx += each.sum
             dx /= total[:, None].astype(np.float32)
-            dx -= self._weights.rows(self._name, targets)
+            # As the others were multiplied: of a token that is as good as certain, what bf16 rounds away would be all
+            # that is left of the difference.
+            dx -= self._team.blas.seen(self._weights.rows(self._name, targets))
         losses: npt.NDArray[np.float64] = np.log(total) + top.astype(np.float64) - right.astype(np.float64)
         return losses
 

@@ -36,7 +36,7 @@ class Network:
         self._shape, self._weights, self._team = shape, weights, team
         frequencies = weights.vector("rope_freqs.weight") if "rope_freqs.weight" in weights else None
         rope, attention = Rope(shape, frequencies, longest), Attention(shape, team)
-        shared = Shared(shape, longest, half=team.blas.half)
+        shared = Shared(shape, longest, bf16=team.blas.bf16)
         self._blocks = [
             Block(number, shape, weights, team, factors, rope, attention, shared) for number in range(shape.layers)
         ]
@@ -58,7 +58,7 @@ class Network:
         # and of each thread scores, and queries with all that has their size.
         threads = self._team.threads
         others = (5 + threads) * shape.width + 2 * queries + shape.head + threads * (2 * BLOCK + 5 * queries // 2)
-        return kept + Shared(shape, 1, half=self._team.blas.half).nbytes + 4 * others
+        return kept + Shared(shape, 1, bf16=self._team.blas.bf16).nbytes + 4 * others
 
     def losses(self, rows: Sequence[Row]) -> list[npt.NDArray[np.float64]]:
         """For each row the loss in nats of each learned token, in order."""

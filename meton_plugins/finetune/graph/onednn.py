@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from .half import rounded, widened
+from .bf16 import rounded, widened
 
 __all__ = ["OneDnn"]
 

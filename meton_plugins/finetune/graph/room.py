@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from .bf16 import Bf16
 from .blas import Array, Matrix
-from .half import Half
 from .shape import Shape
 
 __all__ = ["Kept", "Rows", "Shared"]
@@ -74,17 +74,17 @@ class Kept:
 class Shared:
     """What all blocks use in turn: arrays of one block that nobody needs afterwards.
 
-    `half`: frozen weights are bf16, and so each array that they are multiplied by has a twin.
+    `bf16`: frozen weights are bf16, and so each array that they are multiplied by has a twin.
     """
 
-    def __init__(self, shape: Shape, longest: int, *, half: bool) -> None:
+    def __init__(self, shape: Shape, longest: int, *, bf16: bool) -> None:
         queries, keys = shape.heads * shape.head, shape.kv_heads * shape.head
         widths = {
             "normed": shape.width, "dx": shape.width, "inner": shape.inner, "gate": shape.inner, "up": shape.inner,
-            "dqueries": queries, "dkeys": keys, "dvalues": keys,
+            "answers": queries, "dqueries": queries, "dkeys": keys, "dvalues": keys,
         }  # fmt: skip
-        self._twins: dict[str, Half] = {
-            name: np.empty((longest, width), np.uint16) for name, width in widths.items() if half
+        self._twins: dict[str, Bf16] = {
+            name: np.empty((longest, width), np.uint16) for name, width in widths.items() if bf16
         }
         self._arrays = {
             "normed": np.empty((longest, shape.width), np.float32),
@@ -106,6 +106,6 @@ class Shared:
     def __call__(self, name: str, count: int) -> Array:
         return self._arrays[name][:count]
 
-    def read(self, name: str, x: Array) -> Matrix:
-        """Where `x` [n, width] is read by products with frozen weights, once `half.take` has put it there."""
+    def twin(self, name: str, x: Array) -> Matrix:
+        """Where products with frozen weights read `x` [n, width], once `bf16.put` has put it there."""
         return self._twins[name][: len(x)] if self._twins else x

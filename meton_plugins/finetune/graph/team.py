@@ -123,12 +123,15 @@ class _Other:
         self._thread.join()
 
     def _live(self) -> None:
-        self._enter()
+        entered = False
         while True:
             self._begin.acquire()
             if self._work is None:
                 return
             try:
+                if not entered:
+                    self._enter()
+                    entered = True
                 self._work()
             except BaseException as error:  # is raised again by the thread that asked
                 self._error = error

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from .bf16 import Bf16, rounded
 from .blas import Array, Matrix
-from .half import Half, rounded
 from .team import Task, Team
 
 __all__ = ["Stored", "Unpack", "Weights"]
@@ -44,7 +44,7 @@ class Weights:
 
     def __init__(self, stored: Mapping[str, Stored], team: Team, *, keep: bool = False) -> None:
         self.stored, self._team, self._keep = stored, team, keep
-        self._type = np.uint16 if team.blas.half else np.float32
+        self._type = np.uint16 if team.blas.bf16 else np.float32
         self._kept: dict[str, Matrix] = {}
         self._scratch: Matrix = np.empty(0, self._type)
 
@@ -60,8 +60,9 @@ class Weights:
         for name in names:
             tensor = self.stored[name]
             if self._keep and not self._at_hand(name):
-                self._kept[name] = np.empty((tensor.rows, tensor.columns), self._type)
-                self._team.run(self._unpacking(tensor, 0, self._kept[name]))
+                found: Matrix = np.empty((tensor.rows, tensor.columns), self._type)
+                self._team.run(self._unpacking(tensor, 0, found))
+                self._kept[name] = found
 
     def matrices(self, names: Sequence[str]) -> list[Matrix]:
         """Whole tensors, [rows, columns] each, unpacked by all threads; good until others are asked for."""
@@ -121,7 +122,7 @@ def _unpack(tensor: Stored, first: int, target: Array) -> None:
         tensor.unpack(tensor.address + first * tensor.pitch, target.ctypes.data, target.size)
 
 
-def _round(tensor: Stored, first: int, target: Half) -> None:
+def _round(tensor: Stored, first: int, target: Bf16) -> None:
     """The same in bf16."""
     numbers: Array = np.empty(target.shape, np.float32)
     _unpack(tensor, first, numbers)

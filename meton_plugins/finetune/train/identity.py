@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..engine.package import Engine
 from .record import RunRecord
 
 __all__ = ["lost"]
+
+#: What made the products of runs that do not say it.
+BEFORE: Final = "NumPy's BLAS"
 
 
 def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = None) -> str | None:
@@ -19,6 +24,9 @@ def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = Non
         began = record.versions.get(what, now)
         if began != now:
             reasons.append(f"it began with the {what} {began} and goes on with {now}")
+    products = record.versions.get("products", BEFORE)
+    if record.settings.accelerate and products != engine.products_name:
+        reasons.append(f"it began with products by {products} and goes on with {engine.products_name}")
     if device is not None and record.versions.get("gpu", device) != device:
         reasons.append(f"it began on the GPU {record.versions['gpu']} and goes on with {device}")
     if cores < record.threads:

@@ -89,7 +89,9 @@ def create(
     """The folder of a new run, whole or not at all. `workers`: threads, where the settings leave them open."""
     base, settings = made_of.base, made_of.settings
     engine = installed()
-    versions = {"plugin": __version__, "engine": engine.version, "backend": engine.backend}
+    versions = {
+        "plugin": __version__, "engine": engine.version, "backend": engine.backend, "products": engine.products_name,
+    }  # fmt: skip
     if settings.gpu_layers:  # a GPU that trains wrongly, or is none, is refused before the night
         versions["gpu"] = gpu.prove()
     template_for(inspect(Path(base.path)), settings.chat_template)

@@ -21,14 +21,19 @@ from meton_plugins.finetune.engine.accelerated import GraphTrainer
 from meton_plugins.finetune.engine.adamw import AdamW
 from meton_plugins.finetune.engine.gradient import RowTrainer
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.manner import Manner, multiplies_half
+from meton_plugins.finetune.engine.manner import Manner, multiplies_bf16
 from meton_plugins.finetune.engine.model import Model
 from meton_plugins.finetune.engine.opening import open_trainer
 from meton_plugins.finetune.engine.package import Engine
-from meton_plugins.finetune.graph import half, onednn
+from meton_plugins.finetune.graph import bf16 as numbers
+from meton_plugins.finetune.graph import onednn
+from meton_plugins.finetune.graph.bf16 import rounded, widened
 from meton_plugins.finetune.graph.blas import Array, Blas
-from meton_plugins.finetune.graph.half import rounded, widened
+from meton_plugins.finetune.graph.head import Head
 from meton_plugins.finetune.graph.onednn import OneDnn
+from meton_plugins.finetune.graph.shape import Unsupported
+from meton_plugins.finetune.graph.team import Team
+from meton_plugins.finetune.graph.weights import Stored, Weights
 
 
 def nearest(number: float) -> int:
@@ -56,7 +61,7 @@ def test_rounding_is_to_the_nearest() -> None:
 def test_rounding_in_pieces_and_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     x: Array = np.random.default_rng(2).normal(size=(37, 50)).astype(np.float32)
     expected = rounded(x)
-    monkeypatch.setattr(half, "PIECE", 7)
+    monkeypatch.setattr(numbers, "PIECE", 7)
     assert np.array_equal(rounded(x), expected)
     out = np.zeros((37, 60), np.uint16)
     rounded(x[:, 10:30], out[:, 5:25])
@@ -77,10 +82,10 @@ def products(engine: Engine) -> Path:
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 40, 3), (37, 1, 5), (200, 90, 130), (5, 0, 4)])
 def test_products_of_bf16(request: pytest.FixtureRequest, size: tuple[int, int, int], by: str) -> None:
     if by == "cpu":
-        if not multiplies_half():
+        if not multiplies_bf16():
             pytest.skip("This CPU does not multiply bf16.")
-        blas = Blas(request.getfixturevalue("products"), half=True)
-        assert blas.half
+        blas = Blas(request.getfixturevalue("products"), bf16=True)
+        assert blas.bf16
     else:
         blas = Blas()
     random = np.random.default_rng(7)
@@ -103,7 +108,7 @@ def test_products_of_bf16(request: pytest.FixtureRequest, size: tuple[int, int, 
 def test_onednn_multiplies_by_itself_in_each_thread(products: Path) -> None:
     library = OneDnn(products)
     assert library.version == "3.2.0"
-    assert (library.bf16 is not None) is multiplies_half()
+    assert (library.bf16 is not None) is multiplies_bf16()
 
 
 @pytest.mark.parametrize("case", ["missing", "junk", "another library", "wrong"])
@@ -120,21 +125,44 @@ def test_a_onednn_that_does_not_work_is_not_used(
         monkeypatch.setattr(onednn, "CLOSE", 0.0)
     with pytest.raises(OSError, match=r"."):
         OneDnn(path)
-    blas = Blas(path, half=True)
-    assert blas.name.startswith("openblas")
-    assert not blas.half
+    assert Blas(path).name.startswith("openblas")
+    with pytest.raises(Unsupported, match=r"^openblas .* does not multiply bf16 here"):
+        Blas(path, bf16=True)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.5, 2.0])
+def test_the_gradient_of_what_is_nearly_certain(spread: float) -> None:
+    """There the right token's row of W and the mean of all rows nearly cancel."""
+    random = np.random.default_rng(4)
+    weight: Array = random.normal(size=(300, 64)).astype(np.float32)
+    targets = random.integers(0, 300, 40)
+    x: Array = (spread * weight[targets] / 8).astype(np.float32)
+    blas = Blas()
+    blas.bf16 = True
+    team = Team(blas, 1)
+    stored = Stored(weight.ctypes.data, 300, 64, weight.strides[0], None)
+    dx = np.empty_like(x)
+    losses = Head("output.weight", Weights({"output.weight": stored}, team), team).losses(x, targets, dx)
+    scores = x.astype(np.float64) @ weight.T
+    chances = np.exp(scores - scores.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    right = chances[np.arange(40), targets]
+    assert losses == pytest.approx(-np.log(right), rel=0.2, abs=1e-6)
+    chances[np.arange(40), targets] -= 1
+    expected = chances @ weight
+    assert np.all(np.linalg.norm(dx - expected, axis=1) <= 0.05 * np.linalg.norm(expected, axis=1) + 1e-5)
 
 
 @pytest.fixture
 def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our pass is in bf16, also where the CPU does not multiply it."""
 
-    class Half(Blas):
-        def __init__(self, path: Path | None = None, *, half: bool = False) -> None:
-            super().__init__(path, half=half)
-            self.half = half
+    class Bf16(Blas):
+        def __init__(self, path: Path | None = None, *, bf16: bool = False) -> None:
+            super().__init__(path)
+            self.bf16 = bf16
 
-    monkeypatch.setattr(accelerated, "Blas", Half)
+    monkeypatch.setattr(accelerated, "Blas", Bf16)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "q8_0", "q4_k_m"])
@@ -146,8 +174,8 @@ def test_the_library_says_the_same(
     row = row_of(40, 200)
     with theirs(library, path) as trainer:
         loss, gradients = trainer.gradients(*first(row))
-    with own(library, path, half=True) as trainer:
-        assert trainer.half
+    with own(library, path, bf16=True) as trainer:
+        assert trainer.bf16
         found, mine = trainer.gradients(*first(row))
         assert trainer.loss(*first(row)) == pytest.approx(found, rel=1e-6)
     assert found == pytest.approx(loss, rel=2e-3 if kind in ("f32", "f16") else 5e-3)
@@ -163,12 +191,12 @@ def test_twenty_steps_are_the_same_training(
 ) -> None:  # fmt: skip
     path = base("qwen3", kind=kind)
     curves = []
-    for manner in (Manner(half=True, unpacked=True), Manner(accelerate=False)):
+    for manner in (Manner(bf16=True, unpacked=True), Manner(accelerate=False)):
         with Model(library, path) as model:
             rows = [row_of(length, model.size, length) for length in (12, 25, 18, 30)]
             optimizer, losses = AdamW(), []
             with open_trainer(model, path, 30, 1, ADAPTER, manner, rows[0].tokens) as trainer:
-                assert isinstance(trainer, GraphTrainer if manner.half else RowTrainer)
+                assert isinstance(trainer, GraphTrainer if manner.bf16 else RowTrainer)
                 for step in range(20):
                     loss, gradients = trainer.mean([rows[step % 4]])
                     optimizer.step(trainer.weights(), gradients, 2e-3)
@@ -185,7 +213,7 @@ def test_the_gradient_is_the_slope_of_the_loss(
     """Of the loss in F32, whose slope does not go up and down in small steps."""
     path = with_uneven_norms(base(architecture))
     row = row_of(21, 200)
-    with own(library, path, half=True) as trainer:
+    with own(library, path, bf16=True) as trainer:
         _, gradients = trainer.gradients(*first(row))
     with own(library, path) as trainer:
         for name, gradient in gradients.items():
@@ -202,25 +230,26 @@ def test_the_gradient_is_the_slope_of_the_loss(
 def test_the_same_bits_each_time_packed_or_unpacked(library: Library, base: BaseMaker, bf16: None) -> None:
     row, made = row_of(70, 200), []
     for unpacked in (False, True):
-        with own(library, base("qwen3", kind="q4_k_m"), threads=2, half=True, unpacked=unpacked) as trainer:
+        with own(library, base("qwen3", kind="q4_k_m"), threads=2, bf16=True, unpacked=unpacked) as trainer:
             made += [trainer.gradients(*first(row)) for _ in range(2)]
     for loss, gradients in made[1:]:
         assert loss == made[0][0]
         assert all(np.array_equal(gradients[name], values) for name, values in made[0][1].items())
 
 
-@pytest.mark.parametrize(("limit", "value"), [("HALF", 0.0), ("HALF_SLOPE", -1.0)])
+@pytest.mark.parametrize(("limit", "value"), [("BF16", 0.0), ("BF16_SLOPE", -1.0)])
 def test_where_bf16_is_too_coarse_f32_goes_on(
     library: Library, base: BaseMaker, bf16: None, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
     monkeypatch.setattr(f"meton_plugins.finetune.graph.check.{limit}", value)
     said: list[str] = []
     with Model(library, base("qwen3")) as model:
-        row, manner = row_of(30, model.size), Manner(half=True)
+        # What would be kept in bf16 is not in F32, if that takes too much.
+        row, manner = row_of(30, model.size), Manner(bf16=True, unpacked=True)
         with open_trainer(model, base("qwen3"), 30, 1, ADAPTER, manner, row.tokens, said.append) as trainer:
             assert isinstance(trainer, GraphTrainer)
-            assert not trainer.half
-    assert manner == Manner(accelerate=True, half=False, checked=True)
+            assert not trainer.bf16
+    assert manner == Manner(accelerate=True, bf16=False, unpacked=False, checked=True)
     assert len(said) == 1
     assert said[0].startswith("the base's weights are multiplied in F32, which is slower, because its ")
 
@@ -230,10 +259,10 @@ def test_the_log_says_in_which_numbers(
 ) -> None:
     path = base("qwen2", kind="q8_0")
     found: list[Any] = []
-    for half_ in (True, False):
+    for asked in (True, False):
         with Model(library, path) as model:
             row = row_of(10, model.size)
-            with open_trainer(model, path, 10, 1, ADAPTER, Manner(half=half_), row.tokens):
+            with open_trainer(model, path, 10, 1, ADAPTER, Manner(bf16=asked), row.tokens):
                 pass
         found += [line for line in capfd.readouterr().err.splitlines() if line.startswith("own pass: ")]
     assert [", bf16, " in line for line in found] == [True, False]

@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Half", "rounded", "take", "widened"]
+__all__ = ["Bf16", "put", "rounded", "widened"]
 
 #: bf16, as bits.
-Half = npt.NDArray[np.uint16]
+Bf16 = npt.NDArray[np.uint16]
 
 #: Numbers at a time: what stays in a core's cache over several passes.
 PIECE: Final = 1 << 15
@@ -21,9 +21,9 @@ PIECE: Final = 1 << 15
 _ONE, _BITS, _BELOW = np.uint32(1), np.uint32(16), np.uint32(0x7FFF)
 
 
-def rounded(x: npt.NDArray[np.float32], out: Half | None = None) -> Half:
+def rounded(x: npt.NDArray[np.float32], out: Bf16 | None = None) -> Bf16:
     """`x` [n, columns] to the nearest bf16, to the even one of two; into `out` where there is one."""
-    found: Half = np.empty(x.shape, np.uint16) if out is None else out
+    found: Bf16 = np.empty(x.shape, np.uint16) if out is None else out
     bits, step = x.view(np.uint32), max(1, PIECE // max(x.shape[1], 1))
     for start in range(0, len(x), step):
         some = bits[start : start + step]
@@ -37,13 +37,13 @@ def rounded(x: npt.NDArray[np.float32], out: Half | None = None) -> Half:
     return found
 
 
-def take(x: npt.NDArray[np.float32], into: npt.NDArray[Any]) -> None:
-    """`x` as products read it, into its twin of `room.Shared.read`; where that is x itself, in F32, it is there."""
-    if into.dtype == np.uint16:
-        rounded(x, into)
+def put(x: npt.NDArray[np.float32], twin: npt.NDArray[Any]) -> None:
+    """Write `x` to its twin (`room.Shared.twin`). Where products are in F32 that is x itself, and nothing is done."""
+    if twin.dtype == np.uint16:
+        rounded(x, twin)
 
 
-def widened(x: Half) -> npt.NDArray[np.float32]:
+def widened(x: Bf16) -> npt.NDArray[np.float32]:
     """The same numbers in F32."""
     bits = x.astype(np.uint32)
     bits <<= _BITS
