@@ -73,8 +73,9 @@ METHOD: Final = (
     "otherwise, AdamW, gradients clipped at 1, the loss over the learned tokens alone; the same rows, and the same "
     "number of threads. Full rows are as long as the context and every token is learned. Chats are of real lengths "
     "(30 to 511 tokens, log-normal, 187 in the mean), the second half of each is learned; with a batch above 1 PyTorch "
-    "pads each batch to its longest row. In fp32 both sides compute in F32; in bf16 PyTorch's model and adapter are bf16, "
-    "and ours multiplies the frozen weights in bf16, with sums, adapter and all else in F32. Every run is a process of its own; ours and PyTorch take turns. The warm-up, "
+    "pads each batch to its longest row. In fp32 both sides compute in F32; in bf16 PyTorch's model and adapter are "
+    "bf16, and ours multiplies the frozen weights in bf16, with sums, adapter and all else in F32. Every run is a "
+    "process of its own; ours and PyTorch take turns. The warm-up, "
     "which is the first step once more (of rows above 512 tokens, the last 256 of these), is not counted.",
     "",
     "Speed is the median of the runs, in tokens that the model reads (without padding) and in those that it learns; "
