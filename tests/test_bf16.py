@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import BaseMaker
-from support.passes import ADAPTER, first, own, row_of, theirs, with_uneven_norms
+from support.passes import (
+    ADAPTER,
+    check_same_bits,
+    check_slopes,
+    check_twenty_steps,
+    first,
+    own,
+    row_of,
+    theirs,
+    with_uneven_norms,
+)  # fmt: skip
 
 from meton_plugins.finetune.engine import accelerated
 from meton_plugins.finetune.engine.accelerated import GraphTrainer
-from meton_plugins.finetune.engine.adamw import AdamW
-from meton_plugins.finetune.engine.gradient import RowTrainer
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.manner import Manner, multiplies_bf16
 from meton_plugins.finetune.engine.model import Model
@@ -189,21 +197,7 @@ def test_the_library_says_the_same(
 def test_twenty_steps_are_the_same_training(
     library: Library, base: BaseMaker, bf16: None, kind: str, close: float
 ) -> None:  # fmt: skip
-    path = base("qwen3", kind=kind)
-    curves = []
-    for manner in (Manner(bf16=True, unpacked=True), Manner(accelerate=False)):
-        with Model(library, path) as model:
-            rows = [row_of(length, model.size, length) for length in (12, 25, 18, 30)]
-            optimizer, losses = AdamW(), []
-            with open_trainer(model, path, 30, 1, ADAPTER, manner, rows[0].tokens) as trainer:
-                assert isinstance(trainer, GraphTrainer if manner.bf16 else RowTrainer)
-                for step in range(20):
-                    loss, gradients = trainer.mean([rows[step % 4]])
-                    optimizer.step(trainer.weights(), gradients, 2e-3)
-                    losses.append(loss)
-        curves.append(losses)
-    assert curves[0][-1] < 0.97 * curves[0][3]
-    assert curves[0] == pytest.approx(curves[1], rel=close)
+    check_twenty_steps(library, base("qwen3", kind=kind), Manner(bf16=True, unpacked=True), close)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
@@ -216,25 +210,11 @@ def test_the_gradient_is_the_slope_of_the_loss(
     with own(library, path, bf16=True) as trainer:
         _, gradients = trainer.gradients(*first(row))
     with own(library, path) as trainer:
-        for name, gradient in gradients.items():
-            values, size = trainer.weights()[name], float(np.sqrt(np.dot(gradient, gradient)))
-            before, step = values.copy(), min(0.02 / size, 0.05)
-            sides = []
-            for sign in (1, -1):
-                values[:] = before + np.float32(sign * step / size) * gradient
-                sides.append(trainer.loss(*first(row)))
-            values[:] = before
-            assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(size, rel=0.03, abs=2e-6 / step), name
+        check_slopes(trainer, row, gradients, 0.03)
 
 
 def test_the_same_bits_each_time_packed_or_unpacked(library: Library, base: BaseMaker, bf16: None) -> None:
-    row, made = row_of(70, 200), []
-    for unpacked in (False, True):
-        with own(library, base("qwen3", kind="q4_k_m"), threads=2, bf16=True, unpacked=unpacked) as trainer:
-            made += [trainer.gradients(*first(row)) for _ in range(2)]
-    for loss, gradients in made[1:]:
-        assert loss == made[0][0]
-        assert all(np.array_equal(gradients[name], values) for name, values in made[0][1].items())
+    check_same_bits(library, base("qwen3", kind="q4_k_m"), bf16=True)
 
 
 @pytest.mark.parametrize(("limit", "value"), [("BF16", 0.0), ("BF16_SLOPE", -1.0)])

@@ -15,11 +15,21 @@ import numpy as np
 import pytest
 from conftest import BaseMaker
 from support.models import rewrite
-from support.passes import ADAPTER, first, own, row_of, theirs, with_uneven_norms
+from support.passes import (
+    ADAPTER,
+    check_same_bits,
+    check_slopes,
+    check_twenty_steps,
+    first,
+    own,
+    row_of,
+    theirs,
+    with_uneven_norms,
+)  # fmt: skip
 
 from meton_plugins.finetune.engine import accelerated, manner
 from meton_plugins.finetune.engine.accelerated import GraphTrainer
-from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient
+from meton_plugins.finetune.engine.adamw import mean_gradient
 from meton_plugins.finetune.engine.adapted import Adapter
 from meton_plugins.finetune.engine.gradient import RowTrainer
 from meton_plugins.finetune.engine.library import Library
@@ -59,21 +69,7 @@ def test_the_library_says_the_same(library: Library, base: BaseMaker, architectu
 
 @pytest.mark.parametrize(("kind", "close"), [("f32", 1e-3), ("f16", 1e-3), ("q8_0", 5e-3), ("q4_k_m", 5e-3)])
 def test_twenty_steps_are_the_same_training(library: Library, base: BaseMaker, kind: str, close: float) -> None:
-    path = base("qwen3", kind=kind)
-    curves = []
-    for accelerate in (True, False):
-        with Model(library, path) as model:
-            rows = [row_of(length, model.size, length) for length in (12, 25, 18, 30)]
-            optimizer, losses = AdamW(), []
-            with open_trainer(model, path, 30, 1, ADAPTER, Manner(accelerate), rows[0].tokens) as trainer:
-                assert isinstance(trainer, GraphTrainer if accelerate else RowTrainer)
-                for step in range(20):
-                    loss, gradients = trainer.mean([rows[step % 4]])
-                    optimizer.step(trainer.weights(), gradients, 2e-3)
-                    losses.append(loss)
-        curves.append(losses)
-    assert curves[0][-1] < 0.97 * curves[0][3]  # it does learn
-    assert curves[0] == pytest.approx(curves[1], rel=close)
+    check_twenty_steps(library, base("qwen3", kind=kind), Manner(), close)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
@@ -81,16 +77,7 @@ def test_the_gradient_is_the_slope_of_the_loss(library: Library, base: BaseMaker
     path = with_uneven_norms(base(architecture))
     row = row_of(21, 200)
     with own(library, path) as trainer:
-        _, gradients = trainer.gradients(*first(row))
-        for name, gradient in gradients.items():
-            values, size = trainer.weights()[name], float(np.sqrt(np.dot(gradient, gradient)))
-            before, step = values.copy(), min(0.02 / size, 0.05)
-            sides = []
-            for sign in (1, -1):
-                values[:] = before + np.float32(sign * step / size) * gradient
-                sides.append(trainer.loss(*first(row)))
-            values[:] = before
-            assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(size, rel=0.02, abs=2e-6 / step), name
+        check_slopes(trainer, row, trainer.gradients(*first(row))[1], 0.02)
 
 
 def test_some_projections_alone(library: Library, base: BaseMaker) -> None:
@@ -143,15 +130,7 @@ def test_groups_are_whole_and_fit() -> None:
 
 
 def test_the_same_bits_each_time_packed_or_unpacked(library: Library, base: BaseMaker) -> None:
-    path = base("qwen3", kind="q4_k_m")
-    row = row_of(70, 200)
-    made = []
-    for unpacked in (False, True):
-        with own(library, path, threads=2, unpacked=unpacked) as trainer:
-            made += [trainer.gradients(*first(row)) for _ in range(2)]
-    for loss, gradients in made[1:]:
-        assert loss == made[0][0]
-        assert all(np.array_equal(gradients[name], values) for name, values in made[0][1].items())
+    check_same_bits(library, base("qwen3", kind="q4_k_m"))
 
 
 def test_threads_change_nothing_but_the_last_bits(library: Library, base: BaseMaker) -> None:

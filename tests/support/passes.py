@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from gguf import GGUFReader
 
 from meton_plugins.finetune.engine.accelerated import GraphTrainer
+from meton_plugins.finetune.engine.adamw import AdamW
 from meton_plugins.finetune.engine.adapted import Adapter
-from meton_plugins.finetune.engine.gradient import RowTrainer
+from meton_plugins.finetune.engine.gradient import Gradients, RowTrainer
 from meton_plugins.finetune.engine.library import Library
+from meton_plugins.finetune.engine.manner import Manner
 from meton_plugins.finetune.engine.model import Model
+from meton_plugins.finetune.engine.opening import open_trainer
 from meton_plugins.finetune.gguf.rows import Row
 
 ADAPTER = Adapter(rank=4, alpha=8, seed=1)
@@ -68,3 +72,45 @@ def theirs(library: Library, path: Path) -> Iterator[RowTrainer]:
 def first(row: Row) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     """As `gradients` takes it."""
     return row.tokens, row.trained
+
+
+def check_twenty_steps(library: Library, path: Path, manner: Manner, close: float) -> None:
+    """Twenty steps computed so and by the library's pass have the same losses, to the part `close`."""
+    curves = []
+    for how in (manner, Manner(accelerate=False)):
+        with Model(library, path) as model:
+            rows = [row_of(length, model.size, length) for length in (12, 25, 18, 30)]
+            optimizer, losses = AdamW(), []
+            with open_trainer(model, path, 30, 1, ADAPTER, how, rows[0].tokens) as trainer:
+                assert isinstance(trainer, GraphTrainer if how.accelerate else RowTrainer)
+                for step in range(20):
+                    loss, gradients = trainer.mean([rows[step % 4]])
+                    optimizer.step(trainer.weights(), gradients, 2e-3)
+                    losses.append(loss)
+        curves.append(losses)
+    assert curves[0][-1] < 0.97 * curves[0][3]  # it does learn
+    assert curves[0] == pytest.approx(curves[1], rel=close)
+
+
+def check_slopes(trainer: GraphTrainer, row: Row, gradients: Gradients, close: float) -> None:
+    """Each gradient is the slope of the trainer's loss along it, to the part `close`."""
+    for name, gradient in gradients.items():
+        values, size = trainer.weights()[name], float(np.sqrt(np.dot(gradient, gradient)))
+        before, step = values.copy(), min(0.02 / size, 0.05)
+        sides = []
+        for sign in (1, -1):
+            values[:] = before + np.float32(sign * step / size) * gradient
+            sides.append(trainer.loss(*first(row)))
+        values[:] = before
+        assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(size, rel=close, abs=2e-6 / step), name
+
+
+def check_same_bits(library: Library, path: Path, **how: Any) -> None:
+    """Loss and gradients are the same to the last bit each time, with packed and with unpacked weights."""
+    row, made = row_of(70, 200), []
+    for unpacked in (False, True):
+        with own(library, path, threads=2, unpacked=unpacked, **how) as trainer:
+            made += [trainer.gradients(*first(row)) for _ in range(2)]
+    for loss, gradients in made[1:]:
+        assert loss == made[0][0]
+        assert all(np.array_equal(gradients[name], values) for name, values in made[0][1].items())

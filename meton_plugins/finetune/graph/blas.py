@@ -140,7 +140,7 @@ def _by_numpy(a: Array, b: Array, out: Array, add: bool, scale: float) -> Array:
 
 
 def _at(array: Matrix) -> int:
-    # Bf16 the time of array.ctypes.data, thousands of times a step.
+    # Half the time of array.ctypes.data, thousands of times a step.
     return int(array.__array_interface__["data"][0])
 
 
