@@ -14,18 +14,22 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import BaseMaker
 from support.runs import SETTINGS, Bench, Ingredients, children, gone, one_core, over, reached, steps, until, workers
 
 from meton_plugins.finetune import __version__
+from meton_plugins.finetune.engine.manner import multiplies_bf16
 from meton_plugins.finetune.engine.package import VERSION, find
 from meton_plugins.finetune.errors import BusyError, DataError, EngineError, FinetuneError, NotFound, UsageError
 from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
 from meton_plugins.finetune.paths import append_json, engine_dir, training_lock, write_json
 from meton_plugins.finetune.train import unfinished
+from meton_plugins.finetune.train.identity import lost
 from meton_plugins.finetune.train.launch import ask, start
 from meton_plugins.finetune.train.lock import machine_lock, run_lock, say_who_trains
 from meton_plugins.finetune.train.planner import free_name
@@ -408,7 +412,10 @@ def test_stop_keeps_what_there_is(bench: Bench) -> None:
         ask(run, "stop")
 
 
-def test_pause_and_resume_change_nothing(bench: Bench) -> None:
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_pause_and_resume_change_nothing(bench: Bench, base: BaseMaker, kind: str) -> None:
+    """Of a quantized base in bf16 too, where the CPU multiplies that itself."""
+    bench.base = base("qwen3", kind=kind)
     whole, run = bench.train("whole", epochs=LONG), bench.create(epochs=LONG)
     for step in (7, 30):  # within an epoch, and after another attempt
         start(run)
@@ -422,6 +429,9 @@ def test_pause_and_resume_change_nothing(bench: Bench) -> None:
     assert (run.status, run.state.step, run.state.attempt) == ("finished", 10 * LONG, 3)
     assert steps(run) == list(range(1, 10 * LONG + 1))
     assert (run.folder / "adapter.gguf").read_bytes() == (whole.folder / "adapter.gguf").read_bytes()
+    engine = find()
+    numbers = "bf16" if kind == "q8_0" and engine and engine.products and multiplies_bf16() else "f32"
+    assert (run.folder / "engine.log").read_text().count(f", {numbers}, threads: 1") == 3
 
 
 # One training at a time
@@ -554,9 +564,10 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(bench: Bench,
     [
         ({"versions": {"engine": "0.1.0"}}, f"it began with the engine 0.1.0 and goes on with {VERSION}"),
         ({"versions": {"backend": "old.so"}}, "it began with the backend old.so and goes on with "),
+        ({"versions": {"products": "oneDNN 1.0"}}, "it began with products by oneDNN 1.0 and goes on with "),
         ({"threads": 999}, "it began on 999 threads and goes on with "),
     ],
-    ids=["engine", "backend", "threads"],
+    ids=["engine", "backend", "products", "threads"],
 )
 def test_what_cannot_be_kept_is_said(bench: Bench, change: dict[str, Any], note: str) -> None:
     run = bench.create(epochs=40)
@@ -577,6 +588,17 @@ def test_what_cannot_be_kept_is_said(bench: Bench, change: dict[str, Any], note:
     assert said.endswith(": bit-identity with an undisturbed run is lost")
     assert said.count("bit-identity") == 1
     assert {event["message"] for event in run.events() if event["event"] == "note"} == {said}
+
+
+def test_a_run_that_does_not_say_its_products_began_with_numpys(bench: Bench) -> None:
+    record, engine = bench.create().record, find()
+    assert engine is not None
+    assert lost(record, engine, 1) is None
+    older = record.model_copy(update={"versions": {"engine": VERSION, "backend": engine.backend}})
+    assert lost(older, replace(engine, products=""), 1) is None
+    assert "with products by NumPy's BLAS and goes on with oneDNN" in str(lost(older, replace(engine, products="x"), 1))
+    plain = older.model_copy(update={"settings": record.settings.model_copy(update={"accelerate": False})})
+    assert lost(plain, replace(engine, products="x"), 1) is None
 
 
 def test_nothing_is_said_where_all_is_kept(trained: Run) -> None:
