@@ -27,6 +27,9 @@ SIDES: Final = {
     "torch_fp32": ("PyTorch fp32", "#b2182b", "s--"),
     "torch_bf16": ("PyTorch bf16", "#ef8a62", "^:"),
 }  # fmt: skip
+#: Names side by side below the panels, and the part of the height that a row of them takes.
+ACROSS: Final = 4
+LEGEND: Final = 0.06
 PANELS: Final = {"tokens_per_s": "tokens/s", "peak_rss_mb": "peak memory, MB"}
 
 Case = dict[str, Any]
@@ -56,7 +59,7 @@ def draw(cases: list[Case], name: str, target: Path) -> None:
     """One file with two panels; where a line would have one point, that point."""
     field, label, wanted, line = PLOTS[name]
     picked = sorted((case for case in cases if plain(case) and wanted(case)), key=lambda case: float(case[field]))
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(9, 3.4))
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(9, 3.8))
     for axis, (figure_name, words) in zip(axes, PANELS.items(), strict=True):
         for which, group in enumerate(dict.fromkeys(line(case) for case in picked)):
             for side, (said, colour, style) in SIDES.items():
@@ -72,9 +75,10 @@ def draw(cases: list[Case], name: str, target: Path) -> None:
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7)
-    figure.tight_layout()
+    lines, named = axes[0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, LEGEND * -(-len(lines) // ACROSS), 1, 1))
+    if lines:  # below the panels: within them it would cover the lines
+        figure.legend(lines, named, loc="lower center", ncol=ACROSS, fontsize=7, frameon=False)
     figure.savefig(target, metadata={"Date": None})
     plt.close(figure)
 
