@@ -42,9 +42,7 @@ def open_ours(
     library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, precision: str, weights: str
 ) -> Iterator[tuple[Trainer, str]]:
     """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
-    manner = manner_of(
-        library.engine, inspect(base), longest, precision=precision, weights=weights,
-    )  # fmt: skip
+    manner = manner_of(library.engine, inspect(base), longest, precision=precision, weights=weights)
     notes: list[str] = []
     tokens = np.arange(1, 40, dtype=np.int32)
     with (

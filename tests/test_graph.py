@@ -25,7 +25,7 @@ from support.passes import (
     row_of,
     theirs,
     with_uneven_norms,
-)  # fmt: skip
+)
 
 from meton_plugins.finetune.engine import accelerated, manner
 from meton_plugins.finetune.engine.accelerated import GraphTrainer

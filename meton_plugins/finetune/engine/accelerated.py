@@ -49,8 +49,7 @@ class GraphTrainer:
 
     def __init__(
         self, model: Model, base: Path, longest: int, threads: int, adapter: Adapter,
-        tokens: npt.NDArray[np.int32] | None, *, bf16: bool = False,
-        unpacked: bool = False,
+        tokens: npt.NDArray[np.int32] | None, *, bf16: bool = False, unpacked: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.library = model, model.library
         shape, blas = shape_of_file(base), Blas(model.library.engine.products_path, bf16=bf16)

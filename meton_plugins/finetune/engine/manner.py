@@ -52,11 +52,12 @@ def manner_of(
     wished = base.quantized if precision == "auto" else precision == "bf16"
     bf16 = accelerate and wished and bool(engine.products) and multiplies_bf16()
     if weights != "auto":
-        f32 = half = weights == "unpacked"
+        kept_f32 = kept_bf16 = weights == "unpacked"
     else:
         room = SHARE * min(psutil.virtual_memory().total, limit_bytes(CGROUP))
-        f32, half = 4 * base.parameters <= room and longest < LONG, 2 * base.parameters <= room
-    return Manner(accelerate, bf16, half if bf16 else f32, f32)
+        kept_f32 = 4 * base.parameters <= room and longest < LONG
+        kept_bf16 = 2 * base.parameters <= room
+    return Manner(accelerate, bf16, kept_bf16 if bf16 else kept_f32, kept_f32)
 
 
 @functools.cache

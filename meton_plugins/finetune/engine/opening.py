@@ -27,7 +27,6 @@ def open_trainer(
 
     `manner` is the wish, and becomes what was possible.
     """
-
     coarse: Unsupported | None = None
     while manner.accelerate and not model.gpu_layers:
         try:

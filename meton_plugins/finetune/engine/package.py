@@ -13,7 +13,8 @@ from ..errors import EngineError
 from ..paths import engine_dir, write_json
 
 __all__ = [
-    "HEADERS", "INTEGRITY", "NPM_NAME", "ONEDNN", "VERSION", "Engine", "find", "installed", "platform_key", "record",
+    "HEADERS", "INTEGRITY", "NPM_NAME", "NUMPY", "ONEDNN", "VERSION", "Engine", "find", "installed", "platform_key",
+    "record",
 ]  # fmt: skip
 
 NPM_NAME: Final = "@qvac/fabric"
@@ -22,6 +23,8 @@ VERSION: Final = "0.15.0"
 INTEGRITY: Final = "sha512-07ppIuba4iUzgDgHxyDKZLF30qZ21miiITsMDN8aFPIPsOxSNfQY0WGE4YkiOHH8rqjytzV4le8ei+UjN3st0A=="
 #: The version of oneDNN that `products.py` installs.
 ONEDNN: Final = "3.2.0"
+#: What multiplies without it.
+NUMPY: Final = "NumPy's BLAS"
 #: Kept so that a test can compare our structs with the library's.
 HEADERS: Final = ("llama/llama.h", "ggml.h", "ggml-backend.h", "ggml-opt.h")
 
@@ -68,7 +71,7 @@ class Engine:
     @property
     def products_name(self) -> str:
         """What multiplies matrices in our own pass."""
-        return f"oneDNN {ONEDNN}" if self.products else "NumPy's BLAS"
+        return f"oneDNN {ONEDNN}" if self.products else NUMPY
 
     @property
     def include(self) -> Path:

@@ -84,7 +84,6 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
             library.engine, info, longest, accelerate=settings.accelerate, precision=settings.precision,
             weights=settings.weights,
         )  # fmt: skip
-
         if settings.precision == "bf16" and settings.accelerate and not manner.bf16:
             emit("note", message=f"weights are multiplied in F32: {library.engine.products_name} has no bf16 here")
 

@@ -51,7 +51,7 @@ class Block:
         shape, count, shared, team = self._shape, rows.count, self._shared, self._team
         normed, inner = shared("normed", count), shared("inner", count)
         twin, inner_twin = shared.twin("normed", normed), shared.twin("inner", inner)
-        gates, ups, inners, inners_twin = (self._wide(each) for each in (kept.gate, kept.up, inner, inner_twin))
+        gates, ups, inners, inners_twin = self._wide(kept.gate, kept.up, inner, inner_twin)
         kept.down = {
             "qkv": self._qkv.begin(count), "o": self._o.begin(count), "gate_up": self._gate_up.begin(count),
             "down": self._down.begin(count),
@@ -107,10 +107,9 @@ class Block:
     def _backward_unit(self, count: int, kept: Kept, dx: Array, gradients: dict[str, Array]) -> None:
         shape, shared, team = self._shape, self._shared, self._team
         normed, dnormed = shared("normed", count), shared("dnormed", count)
-        gates, ups, inners = (self._wide(each) for each in (kept.gate, kept.up, shared("inner", count)))
-        gates_twin, ups_twin = (
-            self._wide(shared.twin(name, each)) for name, each in (("gate", kept.gate), ("up", kept.up))
-        )  # fmt: skip
+        gates, ups, inners, gates_twin, ups_twin = self._wide(
+            kept.gate, kept.up, shared("inner", count), shared.twin("gate", kept.gate), shared.twin("up", kept.up)
+        )
         dx_twin = shared.twin("dx", dx)
         fan, learning, below = self._down, self._down.learning(gradients), self._down.room(count)
 
@@ -213,14 +212,16 @@ class Block:
         if not lowest:
             team.rows(leave, count, shape.width)
 
-    def _wide(self, x: Matrix) -> Operands:
-        """Gates, ups or what they make by the columns that a thread works on, which lie together in memory."""
-        count, inner = x.shape
-        flat = x.reshape(-1)
-        return [
-            (part, flat[count * part.start : count * part.stop].reshape(count, -1))
-            for part in self._team.parts(inner, count * inner * self._shape.width)
-        ]
+    def _wide(self, *arrays: Matrix) -> list[Operands]:
+        """Gates, ups and what they make, each by the columns that a thread works on, which lie together in memory."""
+        count, inner = arrays[0].shape
+        parts = self._team.parts(inner, count * inner * self._shape.width)
+
+        def cut(x: Matrix) -> Operands:
+            flat = x.reshape(-1)
+            return [(part, flat[count * part.start : count * part.stop].reshape(count, -1)) for part in parts]
+
+        return [cut(x) for x in arrays]
 
     def _product(self, fan: Fan, x: Pieces, operands: Operands, out: Array, down: Array) -> list[Task]:
         """A fan of one matrix, all but `finish`; `operands`: x as frozen weights are multiplied by it."""

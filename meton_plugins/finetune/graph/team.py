@@ -96,7 +96,6 @@ class _Other:
     """A thread that waits for work. Bare locks: a pool's queue and futures take as long as a small product."""
 
     def __init__(self, enter: Task) -> None:
-        self._enter = enter
         self._work: Task | None = None
         self._error: BaseException | None = None
         self._begin, self._done = threading.Lock(), threading.Lock()
@@ -104,6 +103,9 @@ class _Other:
         self._done.acquire()
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
+        self.begin(enter)
+        if error := self.end():
+            raise error
 
     def begin(self, work: Task) -> None:
         """Have it call `work`; `end` must follow."""
@@ -123,15 +125,11 @@ class _Other:
         self._thread.join()
 
     def _live(self) -> None:
-        entered = False
         while True:
             self._begin.acquire()
             if self._work is None:
                 return
             try:
-                if not entered:
-                    self._enter()
-                    entered = True
                 self._work()
             except BaseException as error:  # is raised again by the thread that asked
                 self._error = error

@@ -124,9 +124,9 @@ def _products(settings: Settings) -> Finding:
 
     engine = find()
     if engine and engine.products:
-        half = settings.train.precision != "f32" and manner.multiplies_bf16()
+        bf16 = settings.train.precision != "f32" and manner.multiplies_bf16()
         which = "" if settings.train.precision == "bf16" else " for quantized bases"
-        numbers = f"bf16{which}" if half else "F32"
+        numbers = f"bf16{which}" if bf16 else "F32"
         return Finding("ok", "training", f"our own pass, products by {engine.products_name} in {numbers}")
     name, direct = installed()
     how = f"our own pass, products by {name}{'' if direct else ' through NumPy'}"

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from ..engine.package import Engine
+from ..engine.package import NUMPY, Engine
 from .record import RunRecord
 
 __all__ = ["lost"]
-
-#: What made the products of runs that do not say it.
-BEFORE: Final = "NumPy's BLAS"
 
 
 def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = None) -> str | None:
@@ -24,7 +19,7 @@ def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = Non
         began = record.versions.get(what, now)
         if began != now:
             reasons.append(f"it began with the {what} {began} and goes on with {now}")
-    products = record.versions.get("products", BEFORE)
+    products = record.versions.get("products", NUMPY)  # a run that does not say it is older than oneDNN here
     if record.settings.accelerate and products != engine.products_name:
         reasons.append(f"it began with products by {products} and goes on with {engine.products_name}")
     if device is not None and record.versions.get("gpu", device) != device:
