@@ -69,12 +69,12 @@ class TrainSettings(_Options):
     precision: Literal["auto", "f32", "bf16"] = Field(
         "auto",
         description="numbers in which the base's weights are multiplied; auto: bf16 where the base is quantized and "
-        "the CPU multiplies it itself",
+        "it is measured to be faster",
     )
     weights: Literal["auto", "unpacked", "packed"] = Field(
         "auto",
-        description="keep the base's weights unpacked (4 bytes each, in bf16 2) or packed; auto: unpacked if a "
-        "sixteenth of the memory is enough, in F32 for rows below 512 tokens alone",
+        description="keep the base's weights unpacked (4 bytes each, in bf16 2) or packed; auto: unpacked where that "
+        "is measured to be faster and takes at most half of the free memory",
     )
     nice: int = Field(10, ge=0, le=19, description="how far the training gives way to other programs: 0 to 19")
     gpu_layers: int = Field(0, ge=0, le=1000, description="layers of the base on a GPU (Vulkan); 0 for the CPU alone")

@@ -33,7 +33,8 @@ def planned(host: Host, plan: Plan) -> None:
         ("dataset", f"{plan.dataset}  {'  '.join(sides)}", ""),
         ("rows", f"{'  '.join(rows)}  longest {plan.longest:,} tokens of --ctx-size {plan.ctx_size:,}", ""),
         ("tokens", f"{plan.tokens_per_epoch:,} an epoch, {plan.learned_per_epoch:,} of them learned", ""),
-        _steps(plan), *_memory(plan), _time(plan), _disk(plan), *_left_out(plan), *_parity(plan, whole=True),
+        _steps(plan), *_memory(plan), _time(plan), *_compute(plan), _disk(plan), *_left_out(plan),
+        *_parity(plan, whole=True),
         *_warnings(plan),
     ])  # fmt: skip
 
@@ -41,7 +42,7 @@ def planned(host: Host, plan: Plan) -> None:
 def planned_in_short(host: Host, plan: Plan) -> None:
     """What the user should know before he says yes."""
     base = ("base", f"{plan.base}  {plan.trainable:,} trainable parameters, {plan.percent:.2f}%", "")
-    lines = [base, _steps(plan), *_memory(plan), _time(plan), _disk(plan), *_left_out(plan)]
+    lines = [base, _steps(plan), *_memory(plan), _time(plan), *_compute(plan), _disk(plan), *_left_out(plan)]
     _print(host, [*lines, *_parity(plan, whole=False), *_warnings(plan)])
 
 
@@ -76,6 +77,20 @@ def _time(plan: Plan) -> tuple[str, str, str]:
     speed = f"{time.tokens_per_s:,.0f} tokens/s" if time.tokens_per_s else ""
     busy = f"; {duration(time.busy_seconds)} while the machine is as busy as it was" if time.busy_seconds else ""
     return "time", f"about {duration(time.seconds)} with {many(time.threads, 'thread')}  {speed}{busy}", ""
+
+
+def _compute(plan: Plan) -> Lines:
+    compute = plan.compute
+    if compute is None:
+        return [("computes", "as its worker measures when it starts: another run trains now", "")]
+    if not compute.own:
+        if compute.reason is None:
+            return [("computes", "with the library's pass, as asked", "")]
+        factor = f"about {compute.slowdown:,.0f} times slower" if compute.slowdown else "many times slower"
+        return [("computes", f"with the library's pass, {factor}, because {compute.reason}", "yellow")]
+    kept = "kept unpacked" if compute.weights == "unpacked" else "unpacked for each pass"
+    text = f"with {compute.products} in {compute.precision.upper().replace('BF', 'bf')}, weights {kept}"
+    return [("computes", text, ""), *(("computes", note, "yellow") for note in compute.notes)]
 
 
 def _disk(plan: Plan) -> tuple[str, str, str]:

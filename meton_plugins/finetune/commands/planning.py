@@ -30,7 +30,6 @@ def plan_flags(parser: Parser) -> None:
     from .starting import start_flags
 
     start_flags(parser)
-    parser.add_argument("--measure", action="store_true", help="measure this machine again")
 
 
 def plan(host: Host, home: Home, options: argparse.Namespace) -> int:
@@ -38,7 +37,7 @@ def plan(host: Host, home: Home, options: argparse.Namespace) -> int:
     from .plan_view import planned
     from .starting import ingredients
 
-    found = foresee(host, home, ingredients(host, home, options), again=options.measure)
+    found = foresee(host, home, ingredients(host, home, options), again=options.remeasure)
     if host.json:
         show_json(host, {**found.model_dump(), "trainable_percent": found.percent})
     else:
@@ -48,18 +47,20 @@ def plan(host: Host, home: Home, options: argparse.Namespace) -> int:
     return 1 if found.refusal else 0
 
 
-def agreed(host: Host, home: Home, made_of: Ingredients, *, yes: bool) -> Plan | None:
+def agreed(host: Host, home: Home, made_of: Ingredients, *, yes: bool, again: bool = False) -> Plan | None:
     """The plan of a run that may begin, or None where the user says no. EngineError where it cannot be.
 
     Where nobody can answer, it may: so it is with scripts and agents.
     """
     from .plan_view import planned_in_short
 
-    found = foresee(host, home, made_of)
+    found = foresee(host, home, made_of, again=again)
     if found.refusal:
         raise EngineError(found.refusal)
     planned_in_short(host, found)
-    if yes or host.json or host.ask("Start?") is not False:
+    slow = found.compute is not None and found.compute.reason is not None
+    question = "Start all the same, with the slower pass?" if slow else "Start?"
+    if yes or host.json or host.ask(question) is not False:
         return found
     say(host, "Nothing was started.")
     return None
@@ -80,14 +81,13 @@ def foresee(host: Host, home: Home, made_of: Ingredients, *, again: bool = False
     free = available_mb() if free_mb is None else free_mb
     with bar(host) as tell:
         sides = lengths_of(home, made_of, lambda done, total: tell("reading the dataset", done, total))
-        rows = [row[1] for side in sides.values() for row in side.rows]
-        longest = max((length for length in rows if length <= made_of.settings.ctx_size), default=0)
+        rows = [row for side in sides.values() for row in side.rows if row[1] <= made_of.settings.ctx_size and row[2]]
         busy = who_trains() is not None
-        if busy or not longest:
-            measured = known_cost(home, made_of, longest)
+        if busy or not rows:
+            measured = known_cost(home, made_of, rows)
         else:
             measured = cost_of(
-                home, made_of, longest, free - RESERVE_MB, again=again,
+                home, made_of, rows, free - RESERVE_MB, again=again,
                 progress=lambda done, total: tell("measuring a few steps", done, total),
             )  # fmt: skip
     with Server(load(home.settings).serve.ollama_host) as server:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelError, UsageError
+from ..errors import UsageError
 from ..settings import Settings, TrainSettings, load
 from .continuing import base_of, check_same_base, origin, origin_flags, replay_of, told
 from .edge import note, say, show_json
@@ -30,7 +29,11 @@ def start_flags(parser: Parser) -> None:
     parser.add_argument("--base", help="GGUF file or Ollama model to train on (default: settings.toml's)")
     parser.add_argument("--dataset", default="latest", help="dataset to train on (default: the newest)")
     parser.add_argument("--name", help="name of the run (default: run-1, run-2, ...)")
-    parser.add_argument("--f16-copy", action="store_true", help="make an F16 copy of a BF16 base, without asking")
+    # Once needed for BF16 bases, which are trained as they are now: scripts may still say it.
+    parser.add_argument("--f16-copy", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--remeasure", "--measure", action="store_true", help="decide anew how this machine computes, and measure it"
+    )
     parser.add_argument("--yes", action="store_true", help="start without asking")
     parser.add_argument("--wait", action="store_true", help="stay until the run is over")
     origin_flags(parser)
@@ -46,11 +49,11 @@ def start(host: Host, home: Home, options: argparse.Namespace) -> int:
 
     check_new(home.runs, options.name, reserved())
     made_of = ingredients(host, home, options)
-    plan = agreed(host, home, made_of, yes=options.yes)
+    plan = agreed(host, home, made_of, yes=options.yes, again=options.remeasure)
     if plan is None:
         return 0
-    foreseen, workers = plan.model_dump(mode="json"), plan.time.threads
-    run, state = begin(lambda: create(home, made_of, options.name, workers=workers, plan=foreseen))
+    foreseen, compute = plan.model_dump(mode="json"), plan.compute
+    run, state = begin(lambda: create(home, made_of, options.name, compute=compute, plan=foreseen))
     waits = run.status == "queued"
     if waits:
         say_place(host, home, run)
@@ -91,10 +94,9 @@ def ingredients(host: Host, home: Home, options: argparse.Namespace) -> Ingredie
         train = train.model_copy(update={"template": str(Path(train.template).expanduser().resolve())})
     record = base_of(parent) if parent and not options.base else None
     if record is None:
-        base = _base(host, settings, options, parent)
+        base = _base(settings, options, parent)
         with bar(host) as tell:
-            path = _trainable(home, base, tell)
-            record = base_record(path, base.name, lambda done, total: tell("reading the base", done, total))
+            record = base_record(base.path, base.name, lambda done, total: tell("reading the base", done, total))
     if parent:
         check_same_base(parent, record)
     made_of = Ingredients(record, dataset, train, system, parent, replay, options.recipe)
@@ -109,32 +111,13 @@ def reserved() -> tuple[str, ...]:
     return (*finetune.VERBS, *dataset.VERBS, *export.VERBS, *model_register.VERBS, "latest")
 
 
-def _base(host: Host, settings: Settings, options: argparse.Namespace, parent: Run | None) -> Base:
-    """What the user wants to train on, by default what `parent` was; where that is BF16, he has agreed to a copy."""
-    from ..gguf.inspect import inspect
+def _base(settings: Settings, options: argparse.Namespace, parent: Run | None) -> Base:
+    """What the user wants to train on, by default what `parent` was."""
     from ..serve.bases import resolve_base
     from ..serve.ollama import Server
-    from ..train.bases import needs_f16_copy
 
     wanted = options.base or (parent.record.base.path if parent else settings.base)
     if not wanted:
         raise UsageError("Say what to train on: --base with a GGUF file or the name of an Ollama model.")
     with Server(settings.serve.ollama_host) as server:
-        base = resolve_base(wanted, server)
-    info = inspect(base.path)
-    if needs_f16_copy(info) and not options.f16_copy:
-        size = f"{2 * info.parameters / 2**30:.1f} GB"
-        question = f"{base.path.name} is BF16, which cannot be trained on. Make an F16 copy ({size})?"
-        if not host.ask(question):
-            raise ModelError(f"A BF16 base needs an F16 copy ({size}): add --f16-copy to make one.")
-    return base
-
-
-def _trainable(home: Home, base: Base, tell: Callable[[str, int, int], None]) -> Path:
-    """The file itself, or for a BF16 base its F16 copy."""
-    from ..gguf.inspect import inspect
-    from ..train.bases import f16_copy_of, needs_f16_copy
-
-    if not needs_f16_copy(inspect(base.path)):
-        return base.path
-    return f16_copy_of(home, base.path, lambda done, total: tell("copying to F16", done, total))
+        return resolve_base(wanted, server)

@@ -89,9 +89,9 @@ def _start(host: Host, home: Home, options: argparse.Namespace, grid: dict[str, 
     if not _agreed(host, options, f"{question}{f', {total} in all' if total else ''}?"):
         say(host, "Nothing was started.")
         return 1
-    workers = plan.time.threads
+    compute = plan.compute
     runs = begin_all(
-        lambda: create_sweep(home, made_of, settings, name, keep_all=options.keep_all, workers=workers), f"sweep {name}"
+        lambda: create_sweep(home, made_of, settings, name, keep_all=options.keep_all, compute=compute), f"sweep {name}"
     )
     say(host, f"The sweep {name}: {len(runs)} runs{f', {total} in all' if total else ''}.", "bold")
     if options.wait:

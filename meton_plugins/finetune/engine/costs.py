@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from .compute import ComputeConfig
 from .jobs import named_template, threads, whole_path
 from .process import run_job
 
@@ -55,8 +56,8 @@ class Point(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What `probe` measured. `points` rise in length, and there are none where not even one row fits; `tried`: seconds
-    of a row by threads; `loaded_mb`: the process with the base and nothing else.
+    """What `probe` measured. `points` rise in length, and there are none where not even one row fits; `loaded_mb`: the
+    process with the base and nothing else.
 
     `save_seconds` and `save_mb`: what a checkpoint takes, `save_mb` on top of the memory of the rows.
     `cpu_share`: part of its threads' time in which they really had a core; well below 1 on a busy machine.
@@ -65,8 +66,6 @@ class Cost(NamedTuple):
 
     loaded_mb: float
     load_seconds: float
-    threads: int
-    tried: dict[str, float]
     points: list[Point]
     save_seconds: float
     save_mb: float
@@ -75,20 +74,24 @@ class Cost(NamedTuple):
 
 
 def probe(
-    base: Path, scratch: Path, *, rank: int, targets: Sequence[str], adapter: int, longest: int, room_mb: float,
-    workers: int = 0, seconds: float = 15.0, chat_template: str | None = None, accelerate: bool = True,
-    precision: str = "auto", weights: str = "auto", progress: Progress | None = None,
-) -> Cost:  # fmt: skip
-    """Measure training steps on `base`, of an adapter with so many weights, on rows up to `longest` tokens.
+    base: Path, dataset: Path, rows: Sequence[str], scratch: Path, *, system: str, learned: Literal["last", "all"],
+    ctx_size: int, rank: int, targets: Sequence[str], adapter: int, longest: int, room_mb: float,
+    compute: ComputeConfig | None = None, workers: int = 0, gpu_layers: int = 0, seconds: float = 12.0,
+    chat_template: str | None = None, accelerate: bool = True, precision: str = "auto", weights: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[ComputeConfig, Cost]:  # fmt: skip
+    """How a run on `base` computes, unless `compute` says it, and what an adapter with so many weights then costs.
 
-    It keeps within `room_mb` of memory and takes about `seconds` of CPU. `workers` threads, or those that are fastest.
-    One checkpoint is written into the folder `scratch` and removed again.
+    It is measured on the rows of the frozen `dataset` with the ids `rows`, within `room_mb` of memory, in about
+    `seconds`. One checkpoint is written into the folder `scratch` and removed again.
     """
     result = run_job(
-        "probe", base=whole_path(base), rank=rank, targets=list(targets), adapter=adapter, longest=longest,
-        room_mb=room_mb, threads=workers, cores=threads(), seconds=seconds, chat_template=named_template(chat_template),
-        scratch=whole_path(scratch), accelerate=accelerate, precision=precision, weights=weights,
-        progress=progress,
+        "probe", base=whole_path(base), dataset=whole_path(dataset), rows=list(rows), system=system, learned=learned,
+        ctx_size=ctx_size, rank=rank, targets=list(targets), adapter=adapter, longest=longest, room_mb=room_mb,
+        compute=compute.model_dump() if compute else None, threads=workers, cores=threads(), gpu_layers=gpu_layers,
+        seconds=seconds, chat_template=named_template(chat_template), scratch=whole_path(scratch),
+        accelerate=accelerate, precision=precision, weights=weights, progress=progress,
     )  # fmt: skip
     points = [Point(**{**point, "length": int(point["length"])}) for point in result["points"]]
-    return Cost(**{**{name: result[name] for name in Cost._fields}, "points": points})
+    cost = Cost(**{**{name: result[name] for name in Cost._fields}, "points": points})
+    return ComputeConfig.model_validate(result["compute"]), cost

@@ -9,26 +9,26 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
 from ..gguf.chat_template import template_for
-from ..gguf.inspect import inspect
-from ..gguf.rows import build_rows
+from ..gguf.inspect import GgufInfo, inspect
+from ..gguf.rows import Row, build_rows
+from ..graph.shape import Unsupported
+from .accelerated import NativeTrainer
 from .adamw import AdamW, mean_gradient
 from .adapted import Adapter
+from .autotune import Wishes, autotune, block_times, sample_layers
 from .checkpoint import save_adapter
-from .gradient import Trainer
+from .compute import ComputeConfig
+from .gradient import RowTrainer, Trainer
 from .library import Library
-from .manner import manner_of
 from .model import Model
-from .opening import open_trainer
-from .package import Engine
 from .trainer import read_chats
 
 __all__ = ["SIDES", "lengths", "probe"]
@@ -38,25 +38,16 @@ Wanted = Callable[[], "str | None"]
 
 #: The sides of a dataset that a run reads.
 SIDES: Final = ("train", "validation")
-#: The first rows, in tokens; then they double. Three lengths after the first show the square of the length.
-FIRST: Final = (4, 16)
-LEAST: Final = 4
-#: A row twice as long takes rarely more than so many times as long.
+#: Copies of the adapter's numbers in a step: gradient, its mean over the rows of a batch, both moments.
+COPIES: Final = 4
+#: Seconds of the plan's patience that the measurement of an own pass may use for rows, once it is decided.
+ROW_SECONDS: Final = 5.0
+#: Rows of the library's pass, in tokens: short ones, for it may take a second a token.
+LIBRARY_LENGTHS: Final = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+#: So many of them at least: a line needs two points.
+LEAST: Final = 2
+#: A row twice as long rarely takes more than so many times as long.
 GROWTH: Final = 3
-#: On a busy machine the measurement may take so many times as long as on a quiet one.
-PATIENCE: Final = 3
-#: Nearer to the end of the memory than by this factor, another row would teach little.
-STEP: Final = 1.25
-#: A row that takes longer than this, in seconds, is not measured twice.
-ONCE: Final = 2.0
-#: Copies of the adapter in a step: weights, accumulator, gradient, its mean, both moments.
-COPIES: Final = 6
-#: Rows for choosing the threads: first one on which threads that fight each other do little harm.
-TRIAL_ROWS: Final = (16, 64)
-#: Threads that are so much slower on a short row are not tried on a longer one.
-HOPELESS: Final = 3.0
-#: More threads must be so much faster: they take the machine from its user.
-WORTH: Final = 0.9
 
 
 def lengths(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
@@ -77,167 +68,159 @@ def lengths(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -
 
 
 def probe(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Steps on rows that grow to `longest`, until `seconds` are used up or the next would need more than `room_mb`.
+    """How a run computes, where `compute` does not say it, and what it then costs on the rows with the ids `rows`.
 
-    `threads` 0: those that are fastest, of one and `cores`.
+    It keeps within `room_mb` of memory and takes about `seconds`; `longest` tokens has the longest row of the run.
     """
-    base = Path(job["base"])
-    bench = _Bench(library.engine, base, job)
-    with Model(library, base) as model:
-        bench.warm(model)
+    base, started = Path(job["base"]), time.monotonic()
+    info = inspect(base)
+    with Model(library, base, gpu_layers=int(job.get("gpu_layers", 0))) as model:
+        rows = _rows(model, info, job)
         loaded, load_seconds = _peak_mb(), time.time() - psutil.Process().create_time()
-        threads = int(job["threads"])
-        tried: dict[str, float] = {}
-        points: list[dict[str, float]] = []
-        for length in bench.rising(points, loaded):
-            emit("progress", done=min(length, bench.longest), total=bench.longest + 1)
-            points.append(bench.point(model, length, threads or 1))
-            if not threads and length >= min(FIRST[-1], bench.longest):
-                # Not before it is known how much memory a row takes.
-                threads, tried = bench.choose(model, points, loaded)
-                if threads > 1:
-                    points[:] = [bench.point(model, int(point["length"]), threads) for point in points]
-        share = bench.cpu_seconds / max(max(threads, 1) * bench.wall_seconds, 1e-9)
-        if points:
-            bench.save(model)
-    emit(
-        "result",
-        loaded_mb=loaded, load_seconds=load_seconds, threads=threads or 1, tried=tried, points=points,
-        save_seconds=bench.save_seconds, save_mb=bench.save_mb,
-        cpu_share=share, token_mb=bench.token_mb,
-    )  # fmt: skip
+        adapter = Adapter(rank=job["rank"], targets=job["targets"])
+        if job.get("compute"):
+            compute = ComputeConfig.model_validate(job["compute"])
+        else:
+            wishes = Wishes(*(job[name] for name in Wishes._fields))
+            compute = autotune(
+                model, base, info, rows, adapter, wishes, float(job["room_mb"]) - loaded,
+                lambda done, total: emit("progress", done=done, total=total + 1),
+            )  # fmt: skip
+        until = started + float(job["seconds"])
+        cost: dict[str, Any] = {}
+        if compute.own:
+            try:
+                cost = _own_cost(model, base, rows, adapter, compute, job, until)
+            except Unsupported as error:  # what was decided on another machine, or before an update
+                compute = ComputeConfig(trainer="library", threads=compute.threads, reason=str(error))
+        if not compute.own:
+            cost = _library_cost(model, rows, adapter, compute, job, until)
+    emit("result", compute=compute.model_dump(), loaded_mb=loaded, load_seconds=load_seconds, **cost)
 
 
-class _Bench:
-    """The measurement's wishes, and what it learns on its way."""
+def _rows(model: Model, info: GgufInfo, job: Mapping[str, Any]) -> list[Row]:
+    """The rows with the wanted ids, the shortest first."""
+    template, ids = template_for(info, job.get("chat_template")), set(job["rows"])
+    chats = [
+        chat
+        for side in SIDES
+        for chat in read_chats(Path(job["dataset"]) / f"{side}.jsonl", job["system"])
+        if chat[0] in ids
+    ]
+    rows, _ = build_rows(chats, template, model, int(job["ctx_size"]), job["learned"])
+    if not rows:  # nothing that a run could use: the plan says so by itself
+        tokens = np.arange(int(job["longest"]) + 1, dtype=np.int32) % model.size
+        return [Row("", tokens, np.ones(len(tokens), np.bool_))]
+    return sorted(rows, key=lambda row: row.length)
 
-    def __init__(self, engine: Engine, base: Path, job: Mapping[str, Any]) -> None:
-        self.base, self.job = base, job
-        self.longest = int(job["longest"])
-        self.seconds = float(job["seconds"])
-        self.began, self.used = time.monotonic(), time.process_time()
-        self.adapter = Adapter(rank=job["rank"], targets=job["targets"])
-        wishes = {name: job[name] for name in ("accelerate", "precision", "weights") if name in job}
-        self.manner = manner_of(engine, inspect(base), self.longest, **wishes)
-        self.adapter_size = 0
-        self.opened = 0
-        self.save_seconds = self.save_mb = 0.0
-        self.token_mb: float | None = None
-        # Of the last gradient: the longest, by the threads that were chosen.
-        self.cpu_seconds = self.wall_seconds = 0.0
 
-    def warm(self, model: Model) -> None:
-        """What a run has in memory beside the model: the template's interpreter."""
-        chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        build_rows([("", chat)], template_for(inspect(self.base), self.job.get("chat_template")), model, 2**31)
-
-    def choose(self, model: Model, points: list[dict[str, float]], loaded: float) -> tuple[int, dict[str, float]]:
-        """The number of threads, and the seconds of a row by those that were tried."""
-        cores, tried = int(self.job["cores"]), {}
-        most = min(self.longest, self._safe(points[-2] if points[1:] else self._floor(loaded), points[-1]))
-        for length in TRIAL_ROWS if cores > 1 else ():
-            if length > most:
+def _own_cost(
+    model: Model, base: Path, rows: Sequence[Row], adapter: Adapter, compute: ComputeConfig, job: Mapping[str, Any],
+    until: float,
+) -> dict[str, Any]:  # fmt: skip
+    threads, bf16, unpacked = compute.threads, compute.precision == "bf16", compute.weights == "unpacked"
+    size, took = int(job["adapter"]) * 4 / 2**20, 0.0
+    # The library keeps the adapter of a closed context for as long as its model: no run has more than one.
+    extra = 0.0 if job.get("compute") else size
+    points: list[dict[str, float]] = []
+    with NativeTrainer(model, base, int(job["longest"]), threads, adapter, bf16=bf16, unpacked=unpacked) as trainer:
+        middle, token_mb, constant = rows[len(rows) // 2], trainer.token_mb, 0.0
+        layers, of_gradient = sample_layers(trainer, middle, threads), (0.0, 0.0)
+        # The middle one first: if it takes long, it is the only one.
+        for row in {row.length: row for row in (middle, rows[-1], rows[0])}.values():
+            began = time.monotonic()
+            if points and began + GROWTH * took > max(until, began + ROW_SECONDS):
                 break
-            for threads in (1, cores):
-                with self._open(model, length, threads) as trainer:
-                    tried[threads] = min(self._gradient(model, trainer, length)[1] for _ in range(2))
-            if tried[cores] > HOPELESS * tried[1] or 8 * sum(tried.values()) > self.seconds:
-                break
-        better = cores in tried and tried[cores] < WORTH * tried[1]
-        return (cores if better else 1), {str(threads): seconds for threads, seconds in tried.items()}
-
-    def _floor(self, loaded: float) -> dict[str, float]:
-        """A row without tokens."""
-        return {"length": 0.0, "peak_mb": loaded + COPIES * float(self.job["adapter"]) * 4 / 2**20}
-
-    def rising(self, points: list[dict[str, float]], loaded: float) -> Iterator[int]:
-        """Lengths to measure, each after what the ones before took."""
-        floor = self._floor(loaded)
-        length = min(FIRST[0], self.longest)
-        if floor["peak_mb"] > float(self.job["room_mb"]):
-            return
-        while True:
-            wall, cpu = time.monotonic(), time.process_time()
-            yield length
-            now, used = time.monotonic(), time.process_time()
-            late = used - self.used + GROWTH * (used - cpu) > self.seconds
-            late = late or now - self.began + GROWTH * (now - wall) > PATIENCE * self.seconds
-            if length >= self.longest or (len(points) >= LEAST and late):
-                return
-            wished = next((first for first in FIRST if first > length), 2 * length)
-            length = min(wished, self.longest, self._safe(points[-2] if points[1:] else floor, points[-1]))
-            if length < min(STEP * points[-1]["length"], self.longest):
-                return
-
-    def _safe(self, one: Mapping[str, float], two: Mapping[str, float]) -> int:
-        """The longest row that fits even if all that memory grew by from `one` to `two` grows with the square."""
-        grown = max(two["peak_mb"] - one["peak_mb"], 1.0) / (two["length"] ** 2 - one["length"] ** 2)
-        left = float(self.job["room_mb"]) - two["peak_mb"]
-        return int(max(0.0, two["length"] ** 2 + left / grown) ** 0.5)
-
-    def point(self, model: Model, length: int, threads: int) -> dict[str, float]:
-        """Peak memory of the process in MB, and seconds of a gradient, a loss and a step, with rows of `length`."""
-        _forget_peak()
-        with self._open(model, length, threads) as trainer:
-            self.token_mb = trainer.token_mb
-            optimizer = AdamW()
-            times: list[float] = []
-            used: list[float] = []
-            steps: list[float] = []
-            while not times or (len(times) < 2 and times[0] < ONCE):
-                gradients, seconds = self._gradient(model, trainer, length)
-                times.append(seconds)
-                used.append(self.cpu_seconds)
-                started = time.monotonic()
-                optimizer.step(trainer.weights(), mean_gradient([(length, gradients)]), 1e-5)
-                steps.append(time.monotonic() - started)
-                del gradients
-            tokens, trained = self._row(model, length)
-            started, cpu = time.monotonic(), time.process_time()
-            trainer.loss(tokens, trained)
-            loss, loss_cpu = time.monotonic() - started, time.process_time() - cpu
-            # The library keeps the adapter of a closed context for as long as its model: no run has more than one.
-            kept = (self.opened - 1) * self.adapter_size * 4 / 2**20
-            return {
-                "length": length, "peak_mb": _peak_mb() - kept, "gradient_s": sum(times) / len(times), "loss_s": loss,
-                "step_s": min(steps), "gradient_cpu_s": min(used), "loss_cpu_s": loss_cpu,
-            }  # fmt: skip
-
-    def save(self, model: Model) -> None:
-        """Write what a checkpoint holds, where the run's will be: the seconds and the memory that it takes."""
-        length = min(FIRST[0], self.longest)
-        with (
-            self._open(model, length, 1) as trainer,
-            tempfile.TemporaryDirectory(dir=self.job["scratch"], prefix=".probe-") as folder,
-        ):
-            optimizer = AdamW()
-            optimizer.step(trainer.weights(), self._gradient(model, trainer, length)[0], 1e-5)
             _forget_peak()
-            before, started = psutil.Process().memory_info().rss / 2**20, time.monotonic()
-            save_adapter(trainer, Path(folder) / "adapter.gguf")
-            np.savez(Path(folder) / "optimizer.npz", **optimizer.state())  # type: ignore[arg-type]
-            self.save_seconds = time.monotonic() - started
-            self.save_mb = max(0.0, _peak_mb() - before)
+            times = block_times(trainer, row, layers, threads=threads, bf16=bf16, unpacked=unpacked, loss=not points)
+            took = time.monotonic() - began
+            if not points:
+                # What the other blocks add: activations, gradients of their adapters, their weights where they stay.
+                constant = _peak_mb() - extra - times.token_mb * row.length
+                constant += size * (COPIES - len(layers) / trainer.layers)
+                if unpacked:
+                    rest = sorted(set(range(trainer.layers)) - set(layers))
+                    constant += trainer.unpacked_bytes(rest, 2 if bf16 else 4) / 2**20
+                of_gradient = times.loss / times.gradient, times.loss_cpu / times.gradient_cpu
+            points.append({
+                "length": row.length, "peak_mb": constant + token_mb * row.length, "gradient_s": times.gradient,
+                "loss_s": of_gradient[0] * times.gradient, "gradient_cpu_s": times.gradient_cpu,
+                "loss_cpu_s": of_gradient[1] * times.gradient_cpu,
+            })  # fmt: skip
+        points.sort(key=lambda point: point["length"])
+        share = (
+            sum(point["gradient_cpu_s"] for point in points) / sum(point["gradient_s"] for point in points) / threads
+        )
+        optimizer, began = AdamW(), time.monotonic()
+        zeros = {name: np.zeros_like(values) for name, values in trainer.weights().items()}
+        optimizer.step(trainer.weights(), mean_gradient([(1, zeros)]), 0.0)
+        step = time.monotonic() - began
+        save_seconds, save_mb = _save(trainer, optimizer, Path(job["scratch"]))
+    return {
+        "points": [{**point, "step_s": step} for point in points], "save_seconds": save_seconds, "save_mb": save_mb,
+        "cpu_share": min(share, 1.0), "token_mb": token_mb,
+    }  # fmt: skip
 
-    def _open(self, model: Model, length: int, threads: int) -> Trainer:
-        self.opened += 1
-        tokens = self._row(model, length)[0]
-        return open_trainer(model, self.base, length, threads, self.adapter, self.manner, tokens)
 
-    def _row(self, model: Model, length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        tokens = np.random.default_rng(length).integers(0, model.size, length + 1, dtype=np.int32)
-        return tokens, np.ones(length + 1, dtype=np.bool_)
+def _library_cost(
+    model: Model, rows: Sequence[Row], adapter: Adapter, compute: ComputeConfig, job: Mapping[str, Any], until: float
+) -> dict[str, Any]:  # fmt: skip
+    """Rows cut to lengths that grow, until time or memory ends it: of the longest row, whose end is not reached."""
+    points: list[dict[str, float]] = []
+    longest, room = rows[-1], float(job["room_mb"])
+    # Contexts that were opened before, whose adapters are still there: see `_own_cost`.
+    optimizer, share, contexts = AdamW(), 1.0, 2 if compute.slowdown else 0
+    save_seconds = save_mb = 0.0
+    size = int(job["adapter"]) * 4 / 2**20
+    for length in _rising(min(longest.length, int(job["longest"])), points, until, room):
+        row = Row(longest.id, longest.tokens[: length + 1], np.ones(length + 1, np.bool_))
+        _forget_peak()
+        with RowTrainer(model, length, compute.threads, adapter) as trainer:
+            wall, cpu = time.monotonic(), time.process_time()
+            _, gradients = trainer.gradients(row.tokens, row.trained)
+            gradient, gradient_cpu = time.monotonic() - wall, time.process_time() - cpu
+            share = gradient_cpu / max(gradient * compute.threads, 1e-9)
+            wall = time.monotonic()
+            optimizer.step(trainer.weights(), mean_gradient([(length, gradients)]), 1e-5)
+            step = time.monotonic() - wall
+            wall, cpu = time.monotonic(), time.process_time()
+            trainer.loss(row.tokens, row.trained)
+            loss, loss_cpu = time.monotonic() - wall, time.process_time() - cpu
+            points.append({
+                "length": length, "peak_mb": _peak_mb() - contexts * size, "gradient_s": gradient, "loss_s": loss,
+                "step_s": step, "gradient_cpu_s": gradient_cpu, "loss_cpu_s": loss_cpu,
+            })  # fmt: skip
+            contexts += 1
+            if not save_seconds:
+                save_seconds, save_mb = _save(trainer, optimizer, Path(job["scratch"]))
+    return {
+        "points": points, "save_seconds": save_seconds, "save_mb": save_mb, "cpu_share": min(share, 1.0),
+        "token_mb": None,
+    }  # fmt: skip
 
-    def _gradient(
-        self, model: Model, trainer: Trainer, length: int
-    ) -> tuple[dict[str, npt.NDArray[np.float32]], float]:
-        tokens, trained = self._row(model, length)
-        started, used = time.monotonic(), time.process_time()
-        _, gradients = trainer.gradients(tokens, trained)
-        seconds = time.monotonic() - started
-        self.cpu_seconds, self.wall_seconds = time.process_time() - used, seconds
-        self.adapter_size = sum(gradient.size for gradient in gradients.values())
-        return gradients, seconds
+
+def _rising(longest: int, points: list[dict[str, float]], until: float, room_mb: float) -> Iterator[int]:
+    """Lengths to measure, each after what the ones before took."""
+    for length in [each for each in LIBRARY_LENGTHS if each < longest] + [longest]:
+        now = time.monotonic()
+        if points:
+            last = points[-1]
+            factor = length / last["length"]
+            late = now + (last["gradient_s"] + last["loss_s"]) * factor > until
+            grown = last["peak_mb"] - points[-2]["peak_mb"] if points[1:] else 0.0
+            if (late and len(points) >= LEAST) or last["peak_mb"] + grown * factor**2 > room_mb:
+                return
+        yield length
+
+
+def _save(trainer: Trainer, optimizer: AdamW, scratch: Path) -> tuple[float, float]:
+    """Write what a checkpoint holds, where the run's will be: the seconds and the memory that it takes."""
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".probe-") as folder:
+        _forget_peak()
+        before, started = psutil.Process().memory_info().rss / 2**20, time.monotonic()
+        save_adapter(trainer, Path(folder) / "adapter.gguf")
+        np.savez(Path(folder) / "optimizer.npz", **optimizer.state())  # type: ignore[arg-type]
+        return time.monotonic() - started, max(0.0, _peak_mb() - before)
 
 
 def _forget_peak() -> None:

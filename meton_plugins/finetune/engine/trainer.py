@@ -15,15 +15,17 @@ from ..errors import DataError
 from ..gguf.chat_template import template_for
 from ..gguf.inspect import check_trainable, inspect
 from ..gguf.rows import Row, Skipped, build_rows
+from ..graph.shape import Unsupported
 from ..settings import TrainSettings
 from . import checkpoint
 from .adapted import Adapter
+from .autotune import Wishes, autotune
+from .compute import ComputeConfig
 from .gradient import Trainer
 from .library import Library
 from .loop import Emit, Training, Wanted, mean_loss
-from .manner import manner_of
 from .model import Model
-from .opening import open_trainer
+from .trainer_factory import open_trainer
 
 __all__ = ["read_chats", "train", "with_system"]
 
@@ -45,9 +47,10 @@ def with_system(messages: list[dict[str, str]], system: str) -> list[dict[str, s
 
 
 def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint if any.
+    """Train as `job` says (base, folder, system, learned, settings), from its newest checkpoint if any.
 
-    `start`, where the job has one: an adapter to begin with.
+    `start`, where the job has one: an adapter to begin with. `compute`: how, as recorded; where there is none it is
+    decided here, and recorded before the first step. `cores` and `room_mb`: what this machine has for that.
     """
     folder, base = Path(job["folder"]), Path(job["base"])
     # The child of a killed worker may need a moment to die: two writers in one run would spoil its checkpoints.
@@ -80,18 +83,9 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
         new = Adapter(
             rank=settings.lora_rank, alpha=settings.lora_alpha, targets=settings.lora_targets, seed=settings.seed
         )
-        manner = manner_of(
-            library.engine, info, longest, accelerate=settings.accelerate, precision=settings.precision,
-            weights=settings.weights,
-        )  # fmt: skip
-        if settings.precision == "bf16" and settings.accelerate and not manner.bf16:
-            emit("note", message=f"weights are multiplied in F32: {library.engine.products_name} has no bf16 here")
-
-        def opened(adapter: Adapter) -> Trainer:
-            tokens = sides["train"][0].tokens
-            return open_trainer(
-                model, base, longest, job["threads"], adapter, manner, tokens, lambda text: emit("note", message=text)
-            )
+        computing = _Computing(model, base, sides["train"], longest, new, settings, job, emit)
+        computing.decide(resumed=found is not None)
+        opened = computing.open
 
         base_loss = None
         if start and not found and sides["validation"]:
@@ -107,6 +101,72 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
             if found:
                 training.restore(found)
             training.run()
+
+
+class _Computing:
+    """How the run computes: as recorded, or decided now and recorded through `emit`."""
+
+    def __init__(
+        self, model: Model, base: Path, rows: Sequence[Row], longest: int, adapter: Adapter, settings: TrainSettings,
+        job: dict[str, Any], emit: Emit,
+    ) -> None:  # fmt: skip
+        self._model, self._base, self._rows, self._longest, self._adapter = model, base, rows, longest, adapter
+        self._settings, self._job, self._emit = settings, job, emit
+        recorded = job.get("compute")
+        self.compute = ComputeConfig.model_validate(recorded) if recorded else ComputeConfig()
+        self._recorded = bool(recorded)
+
+    def decide(self, *, resumed: bool) -> None:
+        """Measure, unless it is recorded; say what the user should know of it."""
+        if self._recorded:
+            if not resumed:
+                self._say()
+            return
+        settings, job = self._settings, self._job
+        wishes = Wishes(
+            settings.accelerate and not settings.gpu_layers, settings.precision, settings.weights, settings.threads,
+            int(job["cores"]),
+        )  # fmt: skip
+        rising = sorted(self._rows, key=lambda row: row.length)
+        self._record(
+            autotune(self._model, self._base, inspect(self._base), rising, self._adapter, wishes, float(job["room_mb"]))
+        )
+        if resumed:
+            self._emit(
+                "note",
+                message="it began with an older version, which did not record how it computed, and goes on with "
+                f"{self.compute.name}: bit-identity with an undisturbed run is lost",
+            )
+        self._say()
+
+    def open(self, adapter: Adapter) -> Trainer:
+        """A trainer for `adapter`; where what was recorded cannot be had on this machine, with what can be."""
+        while True:
+            try:
+                return open_trainer(self._model, self._base, self._longest, adapter, self.compute)
+            except Unsupported as error:
+                if self.compute.precision == "bf16":
+                    changed = self.compute.model_copy(update={"precision": "f32", "weights": "packed"})
+                else:
+                    changed = self.compute.model_copy(update={"trainer": "library", "reason": str(error)})
+                self._emit("note", message=f"it cannot go on computing as it began, because {error}")
+                self._record(changed)
+                self._say()
+
+    def _record(self, compute: ComputeConfig) -> None:
+        self.compute = compute
+        self._emit("compute", compute=compute.model_dump())
+        # Nothing is computed before it is recorded: a kill in between would let the run go on otherwise.
+        self._emit("sync")
+
+    def _say(self) -> None:
+        if self.compute.reason:
+            self._emit(
+                "note",
+                message=f"the library's own pass is used, which is slower, because {self.compute.reason}",
+            )
+        for note in self.compute.notes:
+            self._emit("note", message=note)
 
 
 def _describe(rows: Sequence[Row], skipped: Sequence[Skipped]) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from .header import Header, read_header
 
 __all__ = [
     "ARCHITECTURES",
+    "LIBRARY_TYPES",
     "TRAINABLE_TYPES",
     "GgufInfo",
+    "check_library_trainable",
     "check_trainable",
     "fingerprint",
     "inspect",
@@ -26,8 +28,14 @@ __all__ = [
 #: Architectures whose gradients our tests compare with finite differences.
 ARCHITECTURES: Final = ("llama", "qwen2", "qwen3")
 
-#: Tensor types that the engine was seen to train on; others abort its process or were never tried.
-TRAINABLE_TYPES: Final = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q5_0", "Q4_0")
+#: Tensor types that our own pass trains on: all that the engine can unpack.
+TRAINABLE_TYPES: Final = (
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0", "Q3_K", "Q2_K", "MXFP4",
+    "IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ1_0", "TQ2_0",
+)  # fmt: skip
+
+#: Those that the engine's own training graph was seen to train on; others abort its process or were never tried.
+LIBRARY_TYPES: Final = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q5_0", "Q4_0")
 
 #: Vision, audio and draft parts, which a text adapter cannot follow.
 FOREIGN_TENSORS: Final = re.compile(r"^(v|mm|a|s|mtp)\.")
@@ -126,10 +134,7 @@ def _facts(header: Header) -> GgufInfo:
 
 
 def check_trainable(info: GgufInfo, name: str | None = None) -> None:
-    """ModelError, in one sentence, where a LoRA cannot be trained on this file, which the user calls `name`.
-
-    A BF16 file is refused here too; `gguf.merge.f16_copy` makes one that can be trained.
-    """
+    """ModelError, in one sentence, where a LoRA cannot be trained on this file, which the user calls `name`."""
     # A file of Ollama's is called by its hash, which nobody typed.
     file = name or info.path.name
     if info.kind in ("adapter", "mmproj"):
@@ -146,10 +151,19 @@ def check_trainable(info: GgufInfo, name: str | None = None) -> None:
     if not info.tokenizer or not info.vocabulary:
         raise ModelError(f"{file} has no tokenizer inside: convert it again with its tokenizer.")
     bad = [name for name in info.types if name not in TRAINABLE_TYPES]
-    if bad == ["BF16"]:
-        raise ModelError(f"{file} is stored as BF16, which the engine cannot train on: add --f16-copy to make a copy.")
     if bad:
         raise ModelError(f"{file} holds {bad[0]} tensors, which cannot be trained on: use a Q4_K_M or Q8_0 version.")
+
+
+def check_library_trainable(info: GgufInfo, reason: str | None = None) -> None:
+    """ModelError where the engine's own pass has to train this file, for `reason` (after "because"), and cannot."""
+    bad = [name for name in info.types if name not in LIBRARY_TYPES]
+    if bad:
+        why = f"because {reason}" if reason else "with accelerate off"
+        raise ModelError(
+            f"{info.path.name} holds {bad[0]} tensors, which only our own pass trains on, and that cannot be used here "
+            f"{why}: use a Q4_K_M or Q8_0 version."
+        )
 
 
 def fingerprint(path: Path, progress: Callable[[int, int], None] | None = None) -> str:

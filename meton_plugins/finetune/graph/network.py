@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +21,7 @@ from .shape import Shape
 from .team import Team
 from .weights import Weights
 
-__all__ = ["Network", "Row"]
+__all__ = ["Hidden", "Network", "Row"]
 
 #: Tokens [n + 1], and for each whether it is learned [n + 1].
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
@@ -26,33 +29,49 @@ Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 EMBEDDING = "token_embd.weight"
 
 
+class Hidden(NamedTuple):
+    """Hidden states [n, width] that each block read, and what it made of them."""
+
+    inputs: list[Array]
+    outputs: list[Array]
+
+
 class Network:
-    """A base and the factors that adapt it, by the name of the matrix. `longest`: tokens of a pass at most."""
+    """A base and the factors that adapt it, by the name of the matrix. `longest`: tokens of a pass at most.
+
+    `layers`: the numbers of the blocks that it has, rising; all by default. With some of them alone it is no model any
+    more, but the work of a block and the gradient of a loss can be measured on it in a part of the time.
+    """
 
     def __init__(
-        self, shape: Shape, weights: Weights, team: Team, factors: Mapping[str, Factors], longest: int
+        self, shape: Shape, weights: Weights, team: Team, factors: Mapping[str, Factors], longest: int,
+        layers: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self._longest = longest
+        self._layers = tuple(range(shape.layers) if layers is None else layers)
+        factors = {name: factor for name, factor in factors.items() if int(name.split(".")[1]) in self._layers}
         self._shape, self._weights, self._team = shape, weights, team
         frequencies = weights.vector("rope_freqs.weight") if "rope_freqs.weight" in weights else None
         rope, attention = Rope(shape, frequencies, longest), Attention(shape, team)
         shared = Shared(shape, longest, bf16=team.blas.bf16)
         self._blocks = [
-            Block(number, shape, weights, team, factors, rope, attention, shared) for number in range(shape.layers)
+            Block(number, shape, weights, team, factors, rope, attention, shared) for number in self._layers
         ]
         self._norm = weights.vector("output_norm.weight")
         self._head = Head("output.weight" if "output.weight" in weights else EMBEDDING, weights, team)
-        adapted = [int(name.split(".")[1]) for name in factors]
-        self._lowest = min(adapted, default=shape.layers)
+        adapted = [self._layers.index(int(name.split(".")[1])) for name in factors]
+        self._lowest = min(adapted, default=len(self._layers))
         self._states = [np.empty((longest, shape.width), np.float32) for _ in range(2)]
         self._kept: list[Kept] = []
+        #: Of the last pass: seconds, and CPU seconds of all threads, that its blocks took. The rest took the head.
+        self.block_seconds = self.block_cpu_seconds = 0.0
 
     @property
     def token_bytes(self) -> int:
         """What a token more in the longest row takes, in bytes: memory grows with the length, not with its square."""
         shape = self._shape
         ranks = sum(block.ranks for block in self._blocks)
-        kept = shape.layers * Kept.of(shape, 1).nbytes + 4 * ranks
+        kept = len(self._blocks) * Kept.of(shape, 1).nbytes + 4 * ranks
         queries = shape.heads * shape.head
         # Of a pass: states, what the head reads and each thread gives back, shares of keys and values by head, angles;
         # and of each thread scores, and queries with all that has their size.
@@ -73,10 +92,30 @@ class Network:
         where, _, learned = _together([row])
         return self._head.logits(self._last(self._through(where, [row], self._room(1, where.count)), learned))
 
+    def hidden(self, tokens: npt.NDArray[np.int32], given: Sequence[Array]) -> tuple[Hidden, Array]:
+        """What each block makes of the hidden states that another program's own block read, and the pass's own logits.
+
+        `given`: that program's states after each block, [n, width]. Both go through a block together: its weights
+        are unpacked once.
+        """
+        count = len(tokens)
+        places = [slice(0, count), slice(count, 2 * count)]
+        where = Rows(places, np.concatenate([np.arange(count)] * 2))
+        (kept,), end = self._room(1, 2 * count), self._states[0][: 2 * count]
+        own = self._weights.rows(EMBEDDING, tokens.astype(np.int64))
+        hidden, start = Hidden([], []), own
+        for block, after in zip(self._blocks, given, strict=True):
+            kept.x[:count], kept.x[count:] = own, start
+            block.forward(where, kept, end)
+            hidden.inputs.append(start)
+            hidden.outputs.append(end[count:].copy())
+            own, start = end[:count].copy(), after
+        return hidden, self._head.logits(self._last(own, np.arange(count)))
+
     def gradients(self, rows: Sequence[Row]) -> tuple[float, dict[str, Array]]:
         """The mean loss over the learned tokens of all rows, and its gradient for every factor, flat."""
         where, targets, learned = _together(rows)
-        kept = self._room(self._shape.layers, where.count)
+        kept = self._room(len(self._blocks), where.count)
         last = self._through(where, rows, kept)
         x = self._last(last, learned)
         dx = np.empty_like(x)
@@ -87,9 +126,10 @@ class Network:
         change.fill(0)
         change[learned] = dx
         gradients: dict[str, Array] = {}
-        for number in range(self._shape.layers - 1, self._lowest - 1, -1):
-            lowest = number == self._lowest
-            self._blocks[number].backward(where, kept[number], change, gradients, lowest=lowest)
+        with self._timed():
+            for number in range(len(self._blocks) - 1, self._lowest - 1, -1):
+                lowest = number == self._lowest
+                self._blocks[number].backward(where, kept[number], change, gradients, lowest=lowest)
         return float(losses.mean()), gradients
 
     def _room(self, blocks: int, count: int) -> list[Kept]:
@@ -105,9 +145,18 @@ class Network:
         ends = [kept.x for kept in room[1:]] + [self._states[0][: where.count]]
         if len(room) < len(self._blocks):
             room, ends = room * len(self._blocks), [room[0].x] * len(self._blocks)
-        for block, kept, end in zip(self._blocks, room, ends, strict=True):
-            block.forward(where, kept, end)
+        self.block_seconds = self.block_cpu_seconds = 0.0
+        with self._timed():
+            for block, kept, end in zip(self._blocks, room, ends, strict=True):
+                block.forward(where, kept, end)
         return ends[-1]
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        wall, cpu = time.monotonic(), time.process_time()
+        yield
+        self.block_seconds += time.monotonic() - wall
+        self.block_cpu_seconds += time.process_time() - cpu
 
     def _last(self, state: Array, learned: npt.NDArray[np.int64]) -> Array:
         """The states that the head reads, [learned, width]."""

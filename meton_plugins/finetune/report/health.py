@@ -119,14 +119,14 @@ def _engine() -> Iterator[Finding]:
 
 
 def _products(settings: Settings) -> Finding:
-    from ..engine import manner, products
+    from ..engine import compute, products
     from ..graph.blas import installed
 
     engine = find()
     if engine and engine.products:
-        bf16 = settings.train.precision != "f32" and manner.multiplies_bf16()
-        which = "" if settings.train.precision == "bf16" else " for quantized bases"
-        numbers = f"bf16{which}" if bf16 else "F32"
+        bf16 = settings.train.precision != "f32" and compute.multiplies_bf16()
+        which = "" if settings.train.precision == "bf16" else " where that is measured to be faster"
+        numbers = f"F32, or bf16{which}" if bf16 else "F32"
         return Finding("ok", "training", f"our own pass, products by {engine.products_name} in {numbers}")
     name, direct = installed()
     how = f"our own pass, products by {name}{'' if direct else ' through NumPy'}"

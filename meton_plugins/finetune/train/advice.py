@@ -42,7 +42,7 @@ def warnings_for(plan: Plan, settings: TrainSettings) -> list[str]:
         found.append(f"{left} examples are left out, more than a tenth: `left out` says why.")
     if plan.time.seconds is not None and not plan.time.undisturbed:
         found.append("Other programs used the CPU while this was measured, so the time is reckoned from the CPU's own "
-                     "seconds: /finetune plan --measure measures again.")  # fmt: skip
+                     "seconds: /finetune plan --remeasure measures again.")  # fmt: skip
     if plan.memory.measured_to and plan.longest > FAR * plan.memory.measured_to:
         found.append(f"Measured on rows of up to {plan.memory.measured_to} tokens; the rest is reckoned from them.")
     return found

@@ -8,11 +8,10 @@ from .record import RunRecord
 __all__ = ["lost"]
 
 
-def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = None) -> str | None:
-    """Why a run that goes on with `engine`, `cores` cores and the GPU `device` cannot end as an undisturbed one, bit by
-    bit.
+def lost(record: RunRecord, engine: Engine, device: str | None = None) -> str | None:
+    """Why a run that goes on with `engine` and the GPU `device` cannot end as an undisturbed one, bit by bit.
 
-    None where it can.
+    None where it can. On fewer cores it goes on with as many threads as before: what each adds up stays the same.
     """
     reasons = []
     for what, now in (("engine", engine.version), ("backend", engine.backend)):
@@ -24,8 +23,6 @@ def lost(record: RunRecord, engine: Engine, cores: int, device: str | None = Non
         reasons.append(f"it began with products by {products} and goes on with {engine.products_name}")
     if device is not None and record.versions.get("gpu", device) != device:
         reasons.append(f"it began on the GPU {record.versions['gpu']} and goes on with {device}")
-    if cores < record.threads:
-        reasons.append(f"it began on {record.threads} threads and goes on with {cores}, as there are no more cores")
     if not reasons:
         return None
     return f"{' and '.join(reasons)}: bit-identity with an undisturbed run is lost"

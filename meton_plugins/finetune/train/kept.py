@@ -11,7 +11,7 @@ from ..paths import Home, private_dir, write_json
 
 __all__ = ["keep", "kept_file", "read_kept"]
 
-#: Files kept; the oldest go.
+#: Files kept of each kind; the oldest go.
 MOST: Final = 40
 
 
@@ -32,5 +32,6 @@ def read_kept(file: Path) -> Any:
 def keep(file: Path, value: Any) -> None:
     """Keep `value` in `file`."""
     write_json(private_dir(file.parent) / file.name, value)
-    for old in sorted(file.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-MOST]:
+    kind = file.name.partition("-")[0]
+    for old in sorted(file.parent.glob(f"{kind}-*.json"), key=lambda path: path.stat().st_mtime)[:-MOST]:
         old.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import os
 import time
 from typing import Any, Final
 
+from ..engine.compute import ComputeConfig
 from ..paths import append_json, replacing, write_json
 from .record import State
 from .runs import Run
@@ -126,6 +127,8 @@ class Ledger:
                 self._update(validation_loss=event["loss"], **losses)
             case "checkpoint":
                 self.saved = event["step"]
+            case "compute":
+                self.run.record_compute(ComputeConfig.model_validate(event["compute"]))
             case "note" | "early":
                 notes = [self.state.note] if self.state.note else []
                 if event["message"] not in "; ".join(notes):

@@ -1,32 +1,42 @@
-"""What a run costs here, measured once for each base, adapter and engine, and kept."""
+"""How a run computes here, decided once for each base, engine and machine, and what it costs: measured, and kept."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from statistics import median
+from typing import Any, Final
 
 from ..curate import dataset as datasets
 from ..engine import costs
+from ..engine.compute import ComputeConfig, cpu_model
 from ..engine.costs import Cost, Lengths, Point
-from ..engine.manner import manner_of
 from ..engine.package import installed
 from ..errors import UsageError
-from ..gguf.inspect import inspect, open_gguf
+from ..gguf.inspect import open_gguf
 from ..graph import PASS
 from ..paths import Home, private_dir
 from .kept import keep, kept_file, read_kept
 from .planner import Ingredients, chosen
 
-__all__ = ["Measured", "cost_of", "known_cost", "lengths_of", "trainable"]
+__all__ = ["Measured", "TrainRow", "cost_of", "known_compute", "known_cost", "lengths_of", "trainable"]
 
 Progress = Callable[[int, int], None]
 
+#: A row as it is read for a plan: id, tokens, learned tokens.
+TrainRow = tuple[str, int, int]
+
 #: A curve is trusted up to so many times the longest row that was measured, where a longer one could be measured.
 FAR: Final = 2
+#: Rows that are measured, by their place among all, the shortest first; the middle one decides how a run computes.
+QUANTILES: Final = (0.1, 0.5, 0.9)
+#: Bounds in tokens between kinds of datasets, by their middle row: unpacking weights pays for short rows above all.
+ROW_KINDS: Final = (128, 512)
+#: The head's cost follows the learned tokens: with a share of them that differs by more than this factor, another
+#: dataset's measurement does not hold.
+LEARNED_FACTOR: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Measured:
     at: str
     longest: int
     cost: Cost
+    compute: ComputeConfig
     fresh: bool = False
 
 
@@ -50,48 +61,86 @@ def trainable(base: Path, rank: int, targets: Sequence[str]) -> int:
     )
 
 
-def known_cost(home: Home, made_of: Ingredients, longest: int) -> Measured | None:
-    """What was measured before for such a run with rows of up to `longest` tokens, or None."""
-    return _known(_cost_file(home, made_of, longest), longest)
+def known_compute(home: Home, made_of: Ingredients, rows: Sequence[TrainRow]) -> ComputeConfig | None:
+    """How runs of such rows on this base compute here, where that has been decided before."""
+    values = read_kept(_compute_file(home, made_of, rows))
+    try:
+        return None if values is None else ComputeConfig.model_validate(values)
+    except ValueError:
+        return None
 
 
-def _known(file: Path, longest: int) -> Measured | None:
+def known_cost(home: Home, made_of: Ingredients, rows: Sequence[TrainRow]) -> Measured | None:
+    """What was measured before for a run with such rows, or None."""
+    compute = known_compute(home, made_of, rows)
+    return _known(_cost_file(home, made_of, compute), rows, compute) if compute else None
+
+
+def _known(file: Path, rows: Sequence[TrainRow], compute: ComputeConfig) -> Measured | None:
     values = read_kept(file)
     try:
         points = [Point(**point) for point in values["cost"]["points"]]
-        found = Measured(values["at"], int(values["longest"]), Cost(**{**values["cost"], "points": points}))
+        cost = Cost(**{**values["cost"], "points": points})
+        known, learned = Measured(values["at"], int(values["longest"]), cost, compute), float(values["learned"])
     except (ValueError, KeyError, TypeError):
         return None
-    reached = points[-1].length if points else 0
+    if not learned / LEARNED_FACTOR <= _learned(rows) <= learned * LEARNED_FACTOR:
+        return None
+    reached, longest = (points[-1].length if points else 0), _longest(rows)
     # It stopped at its own longest row: there was no reason to go further then.
-    stopped = reached < found.longest
-    return found if longest <= found.longest or stopped or longest <= FAR * reached else None
+    stopped = reached < known.longest
+    return known if longest <= known.longest or stopped or longest <= FAR * reached else None
 
 
 def cost_of(
-    home: Home, made_of: Ingredients, longest: int, room_mb: float, *, again: bool = False,
+    home: Home, made_of: Ingredients, rows: Sequence[TrainRow], room_mb: float, *, again: bool = False,
     progress: Progress | None = None,
 ) -> Measured:  # fmt: skip
-    """What was measured before for such a run, or what is measured now, within `room_mb` of memory."""
-    file = _cost_file(home, made_of, longest)
-    known = None if again else _known(file, longest)
+    """What was measured before for a run with these rows, or what is measured now, within `room_mb` of memory.
+
+    `again`: also how it computes is decided anew.
+    """
+    known = None if again else known_cost(home, made_of, rows)
     if known:
         return known
     settings, base = made_of.settings, Path(made_of.base.path)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    size = made_of.base.size / 2**20
+    size, longest = made_of.base.size / 2**20, _longest(rows)
+    compute = None if again else known_compute(home, made_of, rows)
     if size > room_mb:  # loading it would take what others have
-        return Measured(now, longest, Cost(size, 0.0, 1, {}, [], 0.0, 0.0, 1.0), fresh=True)
-    cost = costs.probe(
-        base, private_dir(home.root), rank=settings.lora_rank, targets=settings.lora_targets,
-        adapter=trainable(base, settings.lora_rank, settings.lora_targets), longest=max(1, longest), room_mb=room_mb,
-        workers=settings.threads, chat_template=settings.chat_template, accelerate=settings.accelerate,
+        unknown = compute or ComputeConfig(threads=settings.threads or 1)
+        return Measured(now, longest, Cost(size, 0.0, [], 0.0, 0.0, 1.0), unknown, fresh=True)
+    decided, cost = costs.probe(
+        base, made_of.dataset, _sample(rows), private_dir(home.root), system=made_of.system,
+        learned=datasets.load(made_of.dataset).manifest.learned, ctx_size=settings.ctx_size,
+        rank=settings.lora_rank, targets=settings.lora_targets,
+        adapter=trainable(base, settings.lora_rank, settings.lora_targets), longest=longest, room_mb=room_mb,
+        compute=compute, workers=settings.threads, gpu_layers=settings.gpu_layers,
+        chat_template=settings.chat_template, accelerate=settings.accelerate and not settings.gpu_layers,
         precision=settings.precision, weights=settings.weights, progress=progress,
     )  # fmt: skip
-    if len(cost.points) > 1:  # what a full memory kept from being measured may fit tomorrow
+    if decided != compute:
+        keep(_compute_file(home, made_of, rows), decided.model_dump())
+    if len(cost.points) > 1 or (cost.points and cost.token_mb is not None):
+        # What a full memory kept from being measured may fit tomorrow.
         values = {**cost._asdict(), "points": [point._asdict() for point in cost.points]}
-        keep(file, {"at": now, "longest": longest, "cost": values})
-    return Measured(now, longest, cost, fresh=True)
+        facts = {"at": now, "longest": longest, "learned": _learned(rows), "cost": values}
+        keep(_cost_file(home, made_of, decided), facts)
+    return Measured(now, longest, cost, decided, fresh=True)
+
+
+def _longest(rows: Sequence[TrainRow]) -> int:
+    return max((row[1] for row in rows), default=0)
+
+
+def _learned(rows: Sequence[TrainRow]) -> float:
+    return sum(row[2] for row in rows) / max(1, sum(row[1] for row in rows))
+
+
+def _sample(rows: Sequence[TrainRow]) -> list[str]:
+    """The ids of rows that stand for all."""
+    rising = sorted(rows, key=lambda row: (row[1], row[0]))
+    return list(dict.fromkeys(rising[int(share * (len(rising) - 1))][0] for share in QUANTILES))
 
 
 def lengths_of(home: Home, made_of: Ingredients, progress: Progress | None = None) -> dict[str, Lengths]:
@@ -143,13 +192,21 @@ def _chat_template(wanted: str | None) -> str:
         raise UsageError(f"The chat template {wanted} cannot be read: give another file.") from error
 
 
-def _cost_file(home: Home, made_of: Ingredients, longest: int) -> Path:
+def _compute_file(home: Home, made_of: Ingredients, rows: Sequence[TrainRow]) -> Path:
     settings, engine = made_of.settings, installed()
-    manner = manner_of(
-        engine, inspect(Path(made_of.base.path)), longest, accelerate=settings.accelerate,
-        precision=settings.precision, weights=settings.weights,
+    middle = median(row[1] for row in rows) if rows else 0
+    kind = sum(middle >= bound for bound in ROW_KINDS)
+    traits: tuple[Any, ...] = (
+        made_of.base.sha256, kind, settings.threads, settings.gpu_layers, settings.accelerate, settings.precision,
+        settings.weights, engine.version, engine.backend, engine.products, PASS, cpu_model(),
     )  # fmt: skip
+    return kept_file(home, "compute", *traits)
+
+
+def _cost_file(home: Home, made_of: Ingredients, compute: ComputeConfig) -> Path:
+    settings, engine = made_of.settings, installed()
+    how = (compute.trainer, compute.name)
     return kept_file(
-        home, "cost", made_of.base.sha256, settings.lora_rank, sorted(settings.lora_targets), settings.threads,
-        settings.gpu_layers, engine.version, engine.backend, engine.products, PASS, dataclasses.astuple(manner),
+        home, "cost", made_of.base.sha256, settings.lora_rank, sorted(settings.lora_targets), settings.gpu_layers,
+        engine.version, engine.backend, engine.products, PASS, cpu_model(), how,
     )  # fmt: skip

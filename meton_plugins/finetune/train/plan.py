@@ -10,8 +10,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..engine.compute import ComputeConfig
 from ..engine.costs import Cost, Lengths
+from ..engine.schedule import order
 from ..gguf.inspect import GgufInfo
+from ..graph.packing import packed
 from ..paths import Home
 from ..settings import TrainSettings
 from .advice import refusal_of, warnings_for
@@ -76,7 +79,6 @@ class Time(_Part):
     busy_seconds: float | None = None
     threads: int
     tokens_per_s: float | None
-    tried: dict[str, float] = Field(default_factory=dict)
     measured: str | None = None
     cpu_share: float | None = None
 
@@ -87,7 +89,10 @@ class Time(_Part):
 
 
 class Plan(_Part):
-    """All that is foreseen of a run. `refusal`: why it cannot be, in one sentence; `parity` is filled by commands."""
+    """All that is foreseen of a run. `refusal`: why it cannot be, in one sentence; `parity` is filled by commands.
+
+    `compute`: how it will compute; None where that is decided at its start, for another run trains now.
+    """
 
     base: str
     path: str
@@ -109,6 +114,7 @@ class Plan(_Part):
     steps: int
     memory: Memory
     time: Time
+    compute: ComputeConfig | None = None
     disk_needed_mb: float
     disk_free_mb: float
     left_out: list[LeftOut]
@@ -152,7 +158,8 @@ def make_plan(
         rows={side: len(rows) for side, rows in kept.items()}, tokens_per_epoch=sum(train),
         learned_per_epoch=sum(row[2] for row in kept.get("train", [])), longest=longest,
         batch_size=settings.batch_size, ctx_size=settings.ctx_size, epochs=settings.epochs, steps=steps, memory=memory,
-        time=_time(settings, measured, train, validation, steps), disk_needed_mb=need / 2**20,
+        time=_time(settings, measured, train, validation, steps), compute=measured.compute if measured else None,
+        disk_needed_mb=need / 2**20,
         disk_free_mb=shutil.disk_usage(place).free / 2**20, left_out=_left_out(sides, settings.ctx_size),
     )  # fmt: skip
     plan.warnings = warnings_for(plan, settings)
@@ -223,7 +230,8 @@ def _time(
 ) -> Time:  # fmt: skip
     if measured is None or not measured.cost.points:
         return Time(seconds=None, cpu_seconds=None, threads=settings.threads, tokens_per_s=None)
-    cost = measured.cost
+    cost, threads = measured.cost, measured.compute.threads
+    together = max([*train, *validation], default=0) if measured.compute.own else 0
 
     def total(what: str, lengths: Sequence[int]) -> tuple[float, float]:
         """Seconds, and CPU seconds: these are steadier, so they give the curve, and all points together its height."""
@@ -234,16 +242,28 @@ def _time(
 
     within = len(train) // settings.batch_size // settings.eval_steps if settings.eval_steps else 0
     checks = (1 + settings.epochs * (1 + within)) if validation else 0
-    (epoch, epoch_cpu), (check, check_cpu) = total("gradient", train), total("loss", validation)
+    # What goes through the base in one pass costs about as much as one row of that length.
+    passes = _passes(train, settings.batch_size, settings.seed, together)
+    checked = _passes(validation, len(validation), settings.seed, together)
+    (epoch, epoch_cpu), (check, check_cpu) = total("gradient", passes), total("loss", checked)
     minutes = settings.epochs * epoch / 60 / settings.save_minutes if settings.save_minutes else 0
     saves = settings.epochs + steps // settings.save_steps + minutes
     other = cost.load_seconds + saves * cost.save_seconds + steps * min(point.step_s for point in cost.points)
     seconds = settings.epochs * epoch + checks * check + other
     cpu = settings.epochs * epoch_cpu + checks * check_cpu + other * min(1.0, cost.cpu_share)
     calm = cost.cpu_share >= CALM
-    quick = epoch if calm else epoch_cpu / cost.threads
+    quick = epoch if calm else epoch_cpu / threads
     return Time(
-        seconds=seconds if calm else cpu / cost.threads, cpu_seconds=cpu, busy_seconds=None if calm else seconds,
-        threads=cost.threads, tokens_per_s=sum(train) / quick if quick else None, tried=cost.tried,
-        measured=measured.at, cpu_share=cost.cpu_share,
+        seconds=seconds if calm else cpu / threads, cpu_seconds=cpu, busy_seconds=None if calm else seconds,
+        threads=threads, tokens_per_s=sum(train) / quick if quick else None, measured=measured.at,
+        cpu_share=cost.cpu_share,
     )  # fmt: skip
+
+
+def _passes(lengths: Sequence[int], batch_size: int, seed: int, together: int) -> list[int]:
+    """Tokens of each pass in an epoch over rows of these `lengths`; up to `together` of a batch go through in one."""
+    if batch_size < 2 or not together or not lengths:
+        return list(lengths)
+    turn = [lengths[place] for place in order(len(lengths), seed, 0)]
+    batches = [turn[start : start + batch_size] for start in range(0, len(turn), batch_size)]
+    return [sum(batch[place] for place in group) for batch in batches for group in packed(batch, together)]

@@ -14,6 +14,7 @@ from .. import __version__
 from ..curate import dataset as datasets
 from ..curate.manifest import MANIFEST
 from ..engine import gpu
+from ..engine.compute import ComputeConfig
 from ..engine.jobs import threads
 from ..engine.package import installed
 from ..errors import DataError, UsageError
@@ -84,9 +85,9 @@ def check_new(runs: Path, name: str | None, reserved: Collection[str]) -> None:
 
 def create(
     home: Home, made_of: Ingredients, name: str | None = None, *, sweep: str | None = None, keep_all: bool = False,
-    workers: int = 0, plan: dict[str, Any] | None = None,
+    compute: ComputeConfig | None = None, plan: dict[str, Any] | None = None,
 ) -> Run:  # fmt: skip
-    """The folder of a new run, whole or not at all. `workers`: threads, where the settings leave them open."""
+    """The folder of a new run, whole or not at all. `compute`: how it computes; None where its worker is to decide."""
     base, settings = made_of.base, made_of.settings
     engine = installed()
     versions = {
@@ -103,7 +104,8 @@ def create(
     record = RunRecord(
         name=called, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), base=base,
         dataset=rows.dataset.id, learned=rows.dataset.manifest.learned, examples=counts, settings=settings,
-        template=settings.template, system=made_of.system, threads=threads(settings.threads or workers),
+        template=settings.template, system=made_of.system,
+        threads=compute.threads if compute else threads(settings.threads), compute=compute,
         parent=made_of.parent.name if made_of.parent else None, replay=made_of.replay, recipe=made_of.recipe,
         sweep=sweep, keep_all=keep_all, plan=plan,
         versions=versions,
@@ -180,14 +182,14 @@ def create_sweep(
     name: str,
     *,
     keep_all: bool = False,
-    workers: int = 0,
+    compute: ComputeConfig | None = None,
 ) -> list[Run]:
     """The folders of the runs `name`-1, `name`-2, ...: one for each of `settings`; all of them or none."""
     made: list[Run] = []
     try:
         for number, each in enumerate(settings, 1):
             parts = replace(made_of, settings=each)
-            made.append(create(home, parts, f"{name}-{number}", sweep=name, keep_all=keep_all, workers=workers))
+            made.append(create(home, parts, f"{name}-{number}", sweep=name, keep_all=keep_all, compute=compute))
     except BaseException:
         for run in made:
             shutil.rmtree(run.folder, ignore_errors=True)

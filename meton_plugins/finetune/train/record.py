@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..engine.compute import ComputeConfig
 from ..settings import TrainSettings
 
 __all__ = ["BaseRecord", "Redacted", "RunRecord", "State", "Status"]
@@ -44,6 +45,8 @@ class RunRecord(_Record):
     template: str
     system: str
     threads: int
+    #: How it computes, decided once. None: a run that waits for its first start, or one of an older version.
+    compute: ComputeConfig | None = None
     #: The run whose best adapter this one began with (`start.gguf` in its folder).
     parent: str | None = None
     #: sha256 of that adapter: a name may be another run's later.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
+from ..engine.compute import ComputeConfig
 from ..errors import DataError, ModelError, NotFound
 from ..gguf.inspect import sha256_of
 from ..paths import check_name, read_json_lines, write_json
@@ -67,6 +69,14 @@ class Run:
         facts = path.stat()
         now = {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
         write_json(self.folder / MOVED, base.model_copy(update=now).model_dump())
+
+    def record_compute(self, compute: ComputeConfig) -> None:
+        """Record in run.json how the run computes, where that was decided by its worker."""
+        file = self.folder / "run.json"
+        before, values = file.stat(), json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**values, "threads": compute.threads, "compute": compute.model_dump(mode="json")})
+        # Runs are listed by the time at which they were made.
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     @property
     def state(self) -> State:

@@ -23,6 +23,7 @@ from .identity import lost
 from .launch import hand_over
 from .ledger import Ledger
 from .lock import WAIT, machine_lock, run_lock, say_who_trains
+from .memory import RESERVE_MB, available_mb
 from .record import RunRecord
 from .runs import CHAT_TEMPLATE, START, Run
 
@@ -94,7 +95,7 @@ class Worker:
         _check_start(self.run, record)
         engine, cores = installed(), threads()
         device = gpu.describe() if record.settings.gpu_layers else None
-        if changed := lost(record, engine, cores, device):
+        if changed := lost(record, engine, device):
             self.ledger.note(changed)
         settings = record.settings.model_dump(mode="json")
         if (self.run.folder / CHAT_TEMPLATE).is_file():
@@ -102,11 +103,12 @@ class Worker:
         start = self.run.folder / START
         job = {
             "kind": "train", "folder": str(self.run.folder), "base": record.base.path, "system": record.system,
-            "learned": record.learned, "settings": settings, "threads": min(record.threads, cores),
-            "created": record.created, "nice": record.settings.nice, "start": str(start) if start.is_file() else None,
+            "learned": record.learned, "settings": settings, "cores": cores,
+            "room_mb": max(0.0, available_mb() - RESERVE_MB), "created": record.created,
+            "nice": record.settings.nice, "start": str(start) if start.is_file() else None,
         }  # fmt: skip
         tries, before = 0, -1
-        while (death := self._attend(job, engine)) is not None:
+        while (death := self._attend({**job, "compute": _compute(self.run)}, engine)) is not None:
             tries = tries + 1 if self.ledger.saved <= before else 1
             before = self.ledger.saved
             if tries > RESTARTS:
@@ -165,6 +167,12 @@ class Worker:
             if wish := self._wish():
                 child.send(wish)
                 return
+
+
+def _compute(run: Run) -> dict[str, Any] | None:
+    """How `run` computes, as recorded by now; None where its engine is to decide."""
+    compute = run.record.compute
+    return compute.model_dump(mode="json") if compute else None
 
 
 def check_base(record: RunRecord) -> None:
