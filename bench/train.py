@@ -26,13 +26,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import record  # noqa: E402
 import train_results as results  # noqa: E402
 import train_table  # noqa: E402
+from meton_plugins.finetune.engine.manner import BF16_FLAGS  # noqa: E402
 from train_cases import TINY, Case, chosen, groups, quick  # noqa: E402
 from train_pace import Pace  # noqa: E402
 from train_shapes import CACHE, SHAPES, random_base  # noqa: E402
 from train_venv import NAMED, torch_python  # noqa: E402
 
 from meton_plugins.finetune.engine.costs import probe  # noqa: E402
-from meton_plugins.finetune.engine.manner import BF16_FLAGS  # noqa: E402
 from meton_plugins.finetune.engine.process import _MALLOC  # noqa: E402
 from meton_plugins.finetune.errors import FinetuneError  # noqa: E402
 from meton_plugins.finetune.settings import PROJECTIONS  # noqa: E402

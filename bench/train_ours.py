@@ -17,6 +17,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import numpy as np  # noqa: E402
+from meton_plugins.finetune.engine.manner import manner_of  # noqa: E402
+from meton_plugins.finetune.engine.opening import open_trainer  # noqa: E402
 from train_measure import measure, megabytes, quiet_output, read_job, steps_of, tell  # noqa: E402
 from train_rows import Row  # noqa: E402
 
@@ -25,9 +27,7 @@ from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient  # noqa: E4
 from meton_plugins.finetune.engine.adapted import Adapter  # noqa: E402
 from meton_plugins.finetune.engine.gradient import Trainer  # noqa: E402
 from meton_plugins.finetune.engine.library import Library  # noqa: E402
-from meton_plugins.finetune.engine.manner import manner_of  # noqa: E402
 from meton_plugins.finetune.engine.model import Model  # noqa: E402
-from meton_plugins.finetune.engine.opening import open_trainer  # noqa: E402
 from meton_plugins.finetune.engine.package import installed  # noqa: E402
 from meton_plugins.finetune.gguf.inspect import inspect  # noqa: E402
 

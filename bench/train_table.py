@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import record
-from train_goals import judged
-
 from meton_plugins.finetune.engine.manner import BF16_FLAGS
+from train_goals import judged
 
 HERE: Final = Path(__file__).resolve().parent
 SUBJECT: Final = "train"

@@ -5,11 +5,11 @@ Where the CPU does not multiply bf16, NumPy does it here on numbers that were ro
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +27,16 @@ from support.passes import (
 )
 
 from meton_plugins.finetune.engine import accelerated
-from meton_plugins.finetune.engine.accelerated import GraphTrainer
+from meton_plugins.finetune.engine import autotune as autotune_module
+from meton_plugins.finetune.engine.autotune import Wishes, autotune
+from meton_plugins.finetune.engine.compute import ComputeConfig, multiplies_bf16
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.manner import Manner, multiplies_bf16
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.engine.opening import open_trainer
 from meton_plugins.finetune.engine.package import Engine
+from meton_plugins.finetune.engine.trainer_factory import open_trainer
+from meton_plugins.finetune.gguf.inspect import inspect
 from meton_plugins.finetune.graph import bf16 as numbers
-from meton_plugins.finetune.graph import onednn
+from meton_plugins.finetune.graph import check, onednn
 from meton_plugins.finetune.graph.bf16 import rounded, widened
 from meton_plugins.finetune.graph.blas import Array, Blas
 from meton_plugins.finetune.graph.head import Head
@@ -192,12 +194,12 @@ def test_the_library_says_the_same(
         assert np.abs(mine[name] - gradient).max() <= 0.1 * np.abs(gradient).max(), name
 
 
-# The first two only where it is asked for: `engine.manner`.
+# The first two only where it is asked for: `engine.compute.bf16_allowed`.
 @pytest.mark.parametrize(("kind", "close"), [("f32", 4e-3), ("f16", 4e-3), ("q8_0", 5e-3), ("q4_k_m", 5e-3)])
 def test_twenty_steps_are_the_same_training(
     library: Library, base: BaseMaker, bf16: None, kind: str, close: float
 ) -> None:  # fmt: skip
-    check_twenty_steps(library, base("qwen3", kind=kind), Manner(bf16=True, unpacked=True), close)
+    check_twenty_steps(library, base("qwen3", kind=kind), ComputeConfig(precision="bf16", weights="unpacked"), close)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
@@ -217,33 +219,34 @@ def test_the_same_bits_each_time_packed_or_unpacked(library: Library, base: Base
     check_same_bits(library, base("qwen3", kind="q4_k_m"), bf16=True)
 
 
-@pytest.mark.parametrize(("limit", "value"), [("BF16", 0.0), ("BF16_SLOPE", -1.0)])
+@pytest.mark.parametrize("limit", ["COSINE", "LIMITS"])
 def test_where_bf16_is_too_coarse_f32_goes_on(
-    library: Library, base: BaseMaker, bf16: None, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
+    library: Library, base: BaseMaker, bf16: None, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(f"meton_plugins.finetune.graph.check.{limit}", value)
-    said: list[str] = []
-    with Model(library, base("qwen3")) as model:
-        # What would be kept in bf16 is not in F32, if that takes too much.
-        row, manner = row_of(30, model.size), Manner(bf16=True, unpacked=True)
-        with open_trainer(model, base("qwen3"), 30, 1, ADAPTER, manner, row.tokens, said.append) as trainer:
-            assert isinstance(trainer, GraphTrainer)
-            assert not trainer.bf16
-    assert manner == Manner(accelerate=True, bf16=False, unpacked=False, checked=True)
-    assert len(said) == 1
-    assert said[0].startswith("the base's weights are multiplied in F32, which is slower, because its ")
+    impossible = {
+        "COSINE": 1.1,
+        "LIMITS": {**check.LIMITS, "bf16": dataclasses.replace(check.LIMITS["bf16"], layer=0.0)},
+    }
+    monkeypatch.setattr(check, limit, impossible[limit])
+    monkeypatch.setattr(autotune_module, "bf16_allowed", lambda *_: True)
+    path = base("qwen3")
+    with Model(library, path) as model:
+        wishes = Wishes(accelerate=True, precision="bf16", weights="unpacked", threads=1, cores=1)
+        compute = autotune(model, path, inspect(path), [row_of(30, model.size)], ADAPTER, wishes, 1e4)
+    assert (compute.trainer, compute.precision, compute.weights) == ("own", "f32", "unpacked")
+    (note,) = compute.notes
+    assert note.startswith("the base's weights are multiplied in F32, because ")
 
 
 def test_the_log_says_in_which_numbers(
     library: Library, base: BaseMaker, bf16: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = base("qwen2", kind="q8_0")
-    found: list[Any] = []
-    for asked in (True, False):
-        with Model(library, path) as model:
-            row = row_of(10, model.size)
-            with open_trainer(model, path, 10, 1, ADAPTER, Manner(bf16=asked), row.tokens):
-                pass
-        found += [line for line in capfd.readouterr().err.splitlines() if line.startswith("own pass: ")]
-    assert [", bf16, " in line for line in found] == [True, False]
-    assert ", f32, " in found[1]
+    lines: list[str] = []
+    for precision in ("bf16", "f32"):
+        compute = ComputeConfig.model_validate({"precision": precision})
+        with Model(library, path) as model, open_trainer(model, path, 10, ADAPTER, compute):
+            pass
+        lines += [line for line in capfd.readouterr().err.splitlines() if line.startswith("own pass: ")]
+    assert [", bf16, " in line for line in lines] == [True, False]
+    assert ", f32, " in lines[1]

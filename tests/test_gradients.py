@@ -25,7 +25,7 @@ from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.model import Decoder, Model
 from meton_plugins.finetune.errors import EngineError
-from meton_plugins.finetune.gguf.inspect import ARCHITECTURES, TRAINABLE_TYPES, inspect
+from meton_plugins.finetune.gguf.inspect import ARCHITECTURES, LIBRARY_TYPES, inspect
 from meton_plugins.finetune.settings import PROJECTIONS
 
 TEXT = "the answer is blue sky Paris, and 12 apples"
@@ -71,7 +71,7 @@ CASES = [
 
 def test_every_trainable_thing_is_here() -> None:
     assert {case.architecture for case in CASES} == set(ARCHITECTURES)
-    assert {TYPE_OF[case.kind] for case in CASES} == set(TRAINABLE_TYPES)
+    assert {TYPE_OF[case.kind] for case in CASES} == set(LIBRARY_TYPES)
     for architecture in ARCHITECTURES:
         mine = [case for case in CASES if case.architecture == architecture]
         assert {case.tokenizer for case in mine} == {"bpe", "spm"}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import BaseMaker
+from gguf import GGMLQuantizationType
 from support.models import rewrite
 from support.passes import (
     ADAPTER,
@@ -27,17 +27,20 @@ from support.passes import (
     with_uneven_norms,
 )
 
-from meton_plugins.finetune.engine import accelerated, manner
-from meton_plugins.finetune.engine.accelerated import GraphTrainer
-from meton_plugins.finetune.engine.adamw import mean_gradient
+from meton_plugins.finetune.engine import accelerated, compute
+from meton_plugins.finetune.engine import autotune as autotune_module
+from meton_plugins.finetune.engine.accelerated import NativeTrainer
+from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient
 from meton_plugins.finetune.engine.adapted import Adapter
+from meton_plugins.finetune.engine.autotune import BlockTimes, Wishes, autotune
+from meton_plugins.finetune.engine.compute import ComputeConfig, bf16_allowed
 from meton_plugins.finetune.engine.gradient import RowTrainer
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.manner import Manner, manner_of
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.engine.opening import open_trainer
 from meton_plugins.finetune.engine.package import Engine
-from meton_plugins.finetune.gguf.inspect import GgufInfo
+from meton_plugins.finetune.engine.trainer_factory import open_trainer
+from meton_plugins.finetune.errors import ModelError
+from meton_plugins.finetune.gguf.inspect import GgufInfo, check_trainable, inspect
 from meton_plugins.finetune.graph import pointwise
 from meton_plugins.finetune.graph.attention import Attention
 from meton_plugins.finetune.graph.blas import Array, Blas
@@ -69,7 +72,7 @@ def test_the_library_says_the_same(library: Library, base: BaseMaker, architectu
 
 @pytest.mark.parametrize(("kind", "close"), [("f32", 1e-3), ("f16", 1e-3), ("q8_0", 5e-3), ("q4_k_m", 5e-3)])
 def test_twenty_steps_are_the_same_training(library: Library, base: BaseMaker, kind: str, close: float) -> None:
-    check_twenty_steps(library, base("qwen3", kind=kind), Manner(), close)
+    check_twenty_steps(library, base("qwen3", kind=kind), ComputeConfig(), close)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
@@ -327,23 +330,36 @@ def test_what_is_not_known_is_left_to_the_library(
         shape_of("gemma", {}, {})
 
 
+def decided(library: Library, path: Path, rows: int = 1, **wishes: Any) -> ComputeConfig:
+    """How a run on `path` computes, with one thread, its weights packed unless `wishes` say otherwise."""
+    with Model(library, path) as model:
+        wanted = {"accelerate": True, "precision": "f32", "weights": "packed", "threads": 1, "cores": 1, **wishes}
+        lengths = [30 - number for number in range(rows)][::-1]
+        made = [row_of(length, model.size, length) for length in lengths]
+        return autotune(model, path, inspect(path), made, ADAPTER, Wishes(**wanted), 1e4)
+
+
 def test_a_base_with_an_unknown_key_is_trained_by_the_library(
     library: Library, base: BaseMaker, tmp_path: Path
 ) -> None:
     path = rewrite(base("qwen2"), tmp_path / "other.gguf", add={"qwen2.final_logit_softcapping": 30.0})
-    said: list[str] = []
-    with Model(library, path) as model:
-        row = row_of(10, model.size)
-        with open_trainer(model, path, 10, 1, ADAPTER, Manner(), row.tokens, said.append) as trainer:
-            assert isinstance(trainer, RowTrainer)
-            assert trainer.mean([row])[0] > 0
-    assert said == ["the library's own pass is used, which is slower, because it says qwen2.final_logit_softcapping"]
+    found = decided(library, path)
+    assert (found.trainer, found.reason) == ("library", "it says qwen2.final_logit_softcapping")
+    assert found.slowdown is None
+    with Model(library, path) as model, open_trainer(model, path, 10, ADAPTER, found) as trainer:
+        assert isinstance(trainer, RowTrainer)
+        assert trainer.mean([row_of(10, model.size)])[0] > 0
+
+
+def test_what_only_our_pass_trains_is_refused_without_it(library: Library, base: BaseMaker) -> None:
+    with pytest.raises(ModelError, match=r"BF16 tensors, which only our own pass trains on.*accelerate off"):
+        decided(library, base("qwen2", kind="bf16"), accelerate=False)
 
 
 @pytest.mark.parametrize(
     ("module", "name", "wrong", "reason"),
     [
-        ("block", "gated", lambda gate, up, out: np.multiply(gate, up, out=out), "its answers differ"),
+        ("block", "gated", lambda gate, up, out: np.multiply(gate, up, out=out), "its hidden states differ"),
         ("block", "norm_back", lambda dy, x, w, e, dx, add=False: None, "its gradient is not that of its loss"),
         ("block", "gated_back", lambda dy, gate, up: None, "its gradient is not that of its loss"),
     ],
@@ -352,15 +368,12 @@ def test_a_pass_that_computes_wrongly_is_found_out(
     library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch, module: str, name: str, wrong: Any, reason: str
 ) -> None:
     monkeypatch.setattr(f"meton_plugins.finetune.graph.{module}.{name}", wrong)
-    said: list[str] = []
-    path = base("qwen3", kind="q8_0")
-    with Model(library, path) as model:
-        row = row_of(30, model.size)
-        wish = Manner()
-        with open_trainer(model, path, 30, 1, ADAPTER, wish, row.tokens, said.append) as trainer:
-            assert isinstance(trainer, RowTrainer)
-            assert not wish.accelerate
-    assert reason in said[0]
+    found = decided(library, base("qwen3", kind="q8_0"))
+    assert found.trainer == "library"
+    assert found.reason
+    assert found.reason.startswith(reason)
+    assert found.slowdown
+    assert found.slowdown > 0
 
 
 @pytest.mark.parametrize("kind", ["f32", "q4_k_m"])
@@ -370,21 +383,42 @@ def test_wrong_positions_are_found_out(
     monkeypatch.setitem(NEIGHBOURS, "qwen3", True)
     accelerated.shape_of_file.cache_clear()
     path = base("qwen3", kind=kind)
-    with Model(library, path) as model, pytest.raises(Unsupported, match="its answers differ"):
-        GraphTrainer(model, path, 30, 1, ADAPTER, row_of(30, model.size).tokens)
+    with (
+        Model(library, path) as model,
+        NativeTrainer(model, path, 30, 1, ADAPTER) as trainer,
+        pytest.raises(Unsupported, match="its hidden states differ"),
+    ):
+        trainer.check(row_of(30, model.size).tokens, 1)
     accelerated.shape_of_file.cache_clear()
 
 
 def test_the_check_leaves_the_adapter_as_it_was(library: Library, base: BaseMaker) -> None:
     path = base("qwen2")
-    with Model(library, path) as model:
-        tokens = row_of(30, model.size).tokens
-        with GraphTrainer(model, path, 30, 1, ADAPTER, None) as trainer:
-            before = {name: values.copy() for name, values in trainer.weights().items()}
-    with Model(library, path) as model, GraphTrainer(model, path, 30, 1, ADAPTER, tokens) as trainer:
+    with Model(library, path) as model, NativeTrainer(model, path, 30, 1, ADAPTER) as trainer:
+        before = {name: values.copy() for name, values in trainer.weights().items()}
+        trainer.check(row_of(30, model.size).tokens, 1)
         assert trainer.weights().keys() == before.keys()
         assert all(np.array_equal(trainer.weights()[name], values) for name, values in before.items())
         assert not any(values.any() for name, values in before.items() if name.endswith("lora_b"))
+
+
+@pytest.mark.parametrize(
+    "kind", ["q4_1", "q5_1", "q2_k", "q3_k", "iq4_nl", "iq4_xs", "iq3_s", "iq2_s", "mxfp4", "bf16", "tq2_0"]
+)
+def test_every_type_trains(library: Library, base: BaseMaker, tmp_path: Path, kind: str) -> None:
+    """Types that the library's own graph does not train on: our pass needs only what unpacks a block."""
+    whole, number = base("qwen3", width=256, inner=256), GGMLQuantizationType[kind.upper()]
+    path = rewrite(whole, tmp_path / f"{kind}.gguf", tensor_type=number, library=library)
+    check_trainable(inspect(path))
+    assert decided(library, path).own
+    with Model(library, path) as model, open_trainer(model, path, 30, ADAPTER, ComputeConfig()) as trainer:
+        row, optimizer = row_of(30, model.size), AdamW()
+        losses = []
+        for _ in range(8):
+            loss, gradients = trainer.mean([row])
+            optimizer.step(trainer.weights(), gradients, 1e-2)
+            losses.append(loss)
+    assert losses[-1] < 0.97 * losses[0]
 
 
 def base_of(parameters: int, kind: str = "Q4_K") -> GgufInfo:
@@ -400,50 +434,83 @@ PLAIN, ONEDNN = engine_with(""), engine_with("libdnnl.so.3")
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> int:
-    """16 GB; its CPU multiplies bf16."""
-    monkeypatch.setattr(manner.psutil, "virtual_memory", lambda: SimpleNamespace(total=2**34))
-    monkeypatch.setattr(manner, "CGROUP", Path("/nowhere"))
-    monkeypatch.setattr(manner, "multiplies_bf16", lambda: True)
-    return 2**34
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its CPU multiplies bf16."""
+    monkeypatch.setattr(compute, "multiplies_bf16", lambda: True)
 
 
-def test_weights_stay_unpacked_where_there_is_memory(machine: int) -> None:
-    def unpacked(engine: Engine, parameters: int, longest: int, **wishes: Any) -> bool:
-        return manner_of(engine, base_of(parameters), longest, **wishes).unpacked
+def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], share: float = 1.0) -> None:
+    """Rows take `seconds` by the name of the candidate, their threads having a core for `share` of that."""
 
-    assert unpacked(PLAIN, machine // 64, 511)
-    assert not unpacked(PLAIN, machine // 64 + 1, 511)
-    assert not unpacked(PLAIN, machine // 64, 512)
-    # In bf16 they take half of that, and unpacking takes twice the part of the time.
-    assert unpacked(ONEDNN, machine // 32, 4096)
-    assert not unpacked(ONEDNN, machine // 32 + 1, 4096)
-    assert not unpacked(ONEDNN, machine // 32, 100, precision="f32")
-    assert unpacked(PLAIN, machine, 4096, weights="unpacked")
-    assert not unpacked(ONEDNN, 1, 1, weights="packed")
+    def times(_trainer: Any, _row: Any, _layers: Any, *, threads: int, bf16: bool, unpacked: bool) -> BlockTimes:
+        config = ComputeConfig(
+            threads=threads, precision="bf16" if bf16 else "f32", weights="unpacked" if unpacked else "packed"
+        )
+        took = seconds[config.name]
+        return BlockTimes(took, took / 3, took * threads * share, took * threads * share / 3, 1.0)
+
+    monkeypatch.setattr(autotune_module, "block_times", times)
 
 
-def test_a_containers_limit_counts(machine: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(manner, "CGROUP", tmp_path)
-    for text, unpacked in (("max", True), (str(2**20), False)):
-        limit.write_text(text)
-        assert manner_of(PLAIN, base_of(2**20), 100).unpacked is unpacked
+@pytest.mark.parametrize(
+    ("seconds", "wishes", "name"),
+    [
+        ({"f32 packed x2": 1.0, "f32 unpacked x2": 0.5}, {}, "f32 unpacked x2"),
+        ({"f32 packed x2": 1.0, "f32 unpacked x2": 0.95}, {}, "f32 packed x2"),
+        ({"f32 packed x2": 1.0}, {"weights": "packed"}, "f32 packed x2"),
+        ({"f32 unpacked x2": 1.0}, {"weights": "unpacked"}, "f32 unpacked x2"),
+        ({"f32 packed x1": 1.0}, {"weights": "packed", "threads": 1}, "f32 packed x1"),
+    ],
+    ids=["unpacked is faster", "hardly", "packed is wished", "unpacked is wished", "one thread is wished"],
+)
+def test_what_is_measured_to_be_faster_is_taken(
+    library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], wishes: Any,
+    name: str,
+) -> None:  # fmt: skip
+    timed(monkeypatch, seconds)
+    found = decided(library, base("qwen2"), **{"weights": "auto", "threads": 0, "cores": 2, **wishes})
+    assert found.name == name
+    assert found.tokens_per_s.keys() == seconds.keys()
+
+
+def test_threads_that_wait_for_each_other_are_compared_with_one(
+    library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, {"f32 packed x2": 1.0, "f32 packed x1": 1.4}, share=0.7)
+    found = decided(library, base("qwen2"), threads=0, cores=2)
+    # On a machine that another program uses, what counts is what the row takes without it.
+    assert found.name == "f32 packed x2"
+    timed(monkeypatch, {"f32 packed x2": 1.0, "f32 packed x1": 0.5}, share=0.7)
+    assert decided(library, base("qwen2"), threads=0, cores=2).name == "f32 packed x1"
+
+
+def test_unpacked_weights_leave_half_of_the_free_memory(
+    library: Library, base: BaseMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, {"f32 packed x1": 1.0, "f32 unpacked x1": 0.1})
+    path = base("qwen2", kind="q8_0")
+    with Model(library, path) as model, NativeTrainer(model, path, 30, 1, ADAPTER) as trainer:
+        need = trainer.unpacked_bytes(range(trainer.layers), 4) / 2**20
+        wishes, rows = Wishes(True, "f32", "auto", 1, 1), [row_of(30, model.size)]
+    assert need > 0
+    for room, weights in ((2.01 * need, "unpacked"), (1.99 * need, "packed")):
+        with Model(library, path) as model:
+            assert autotune(model, path, inspect(path), rows, ADAPTER, wishes, room).weights == weights
 
 
 @pytest.mark.parametrize(
     ("engine_", "kind", "wishes", "bf16"),
     [(ONEDNN, "Q4_K", {}, True), (ONEDNN, "F16", {}, False), (ONEDNN, "F32", {}, False),
      (ONEDNN, "F16", {"precision": "bf16"}, True), (ONEDNN, "Q4_K", {"precision": "f32"}, False),
-     (ONEDNN, "Q4_K", {"accelerate": False}, False), (PLAIN, "Q4_K", {}, False),
+     (PLAIN, "Q4_K", {}, False),
      (PLAIN, "F16", {"precision": "bf16"}, False)],
-    ids=["quantized", "f16", "f32", "f16, bf16 wished", "quantized, f32 wished", "the library's pass", "no oneDNN",
+    ids=["quantized", "f16", "f32", "f16, bf16 wished", "quantized, f32 wished", "no oneDNN",
          "no oneDNN, bf16 wished"],
 )  # fmt: skip
 def test_bf16_where_something_multiplies_it(
-    machine: int, engine_: Engine, kind: str, wishes: Any, bf16: bool
+    machine: None, engine_: Engine, kind: str, wishes: Any, bf16: bool
 ) -> None:  # fmt: skip
-    assert manner_of(engine_, base_of(1, kind), 1, **wishes).bf16 is bf16
+    assert bf16_allowed(engine_, base_of(1, kind), wishes.get("precision", "auto")) is bf16
 
 
 @pytest.mark.parametrize(
@@ -452,16 +519,15 @@ def test_bf16_where_something_multiplies_it(
 def test_what_the_cpu_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, bf16: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags}\n")
     for path, expected in ((tmp_path / "cpuinfo", bf16), (tmp_path / "none", False)):
-        monkeypatch.setattr(manner, "CPU", path)
-        assert manner.multiplies_bf16.__wrapped__() is expected
+        monkeypatch.setattr(compute, "CPU", path)
+        assert compute.multiplies_bf16.__wrapped__() is expected
 
 
 def test_the_log_says_how(library: Library, base: BaseMaker, capfd: pytest.CaptureFixture[str]) -> None:
     path = base("qwen2", kind="q8_0")
-    for unpacked in (True, False):
-        with Model(library, path) as model:
-            row = row_of(10, model.size)
-            with open_trainer(model, path, 10, 1, ADAPTER, Manner(unpacked=unpacked), row.tokens):
-                pass
+    for weights in ("unpacked", "packed"):
+        how = ComputeConfig.model_validate({"weights": weights})
+        with Model(library, path) as model, open_trainer(model, path, 10, ADAPTER, how):
+            pass
         line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("own pass: "))
-        assert line.endswith(f"threads: 1, weights: {'unpacked' if unpacked else 'packed'}")
+        assert line.endswith(f"threads: 1, weights: {weights}")

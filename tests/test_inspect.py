@@ -16,7 +16,6 @@ from support.models import make_base, rewrite
 from meton_plugins.finetune.errors import ModelError
 from meton_plugins.finetune.gguf.chat_template import BUILT_IN
 from meton_plugins.finetune.gguf.inspect import check_trainable, fingerprint, inspect, open_gguf
-from meton_plugins.finetune.gguf.merge import f16_copy
 
 SMALL: Any = {"layers": 1, "width": 32, "inner": 32}
 
@@ -74,12 +73,8 @@ BAD: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "has the architecture 'gpt2', which cannot be trained yet: use one of llama, qwen2, qwen3.",
     ),
     "unsupported-type": (
-        lambda good, to: rewrite(good, to / "t.gguf", tensor_type=GGMLQuantizationType.Q4_1),
-        "holds Q4_1 tensors, which cannot be trained on: use a Q4_K_M or Q8_0 version.",
-    ),
-    "bf16": (
-        lambda good, to: make_base(to / "b.gguf", "llama", kind="bf16", **SMALL),
-        "add --f16-copy to make a copy.",
+        lambda good, to: rewrite(good, to / "t.gguf", tensor_type=GGMLQuantizationType.F64),
+        "holds F64 tensors, which cannot be trained on: use a Q4_K_M or Q8_0 version.",
     ),
     "vision": (
         lambda good, to: rewrite(good, to / "v.gguf", extra={"v.patch_embd.weight": np.ones((4, 4))}),
@@ -194,10 +189,8 @@ def test_base_without_template_or_special_tokens(tmp_path: Path) -> None:
     assert (info.bos, info.eos) == ("", "")
 
 
-def test_bf16_has_a_way_out(tmp_path: Path) -> None:
-    base = make_base(tmp_path / "b.gguf", "llama", kind="bf16", **SMALL)
-    f16_copy(base, tmp_path / "h.gguf")
-    check_trainable(inspect(tmp_path / "h.gguf"))
+def test_bf16_can_be_trained(tmp_path: Path) -> None:
+    check_trainable(inspect(make_base(tmp_path / "b.gguf", "llama", kind="bf16", **SMALL)))
 
 
 def test_fingerprint_is_the_sha256_of_the_bytes(good: Path) -> None:

@@ -20,6 +20,7 @@ from support.runs import SETTINGS, Bench, over
 from meton_plugins.finetune.commands import finetune, planning
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.engine import costs
+from meton_plugins.finetune.engine.compute import ComputeConfig
 from meton_plugins.finetune.engine.gradient import Adapter, RowTrainer
 from meton_plugins.finetune.engine.library import Library as EngineLibrary
 from meton_plugins.finetune.engine.model import Model
@@ -39,7 +40,7 @@ from meton_plugins.finetune.train.families import family_of, proof_of
 from meton_plugins.finetune.train.fit import fit
 from meton_plugins.finetune.train.launch import start
 from meton_plugins.finetune.train.memory import RESERVE_MB
-from meton_plugins.finetune.train.plan import Plan, peaks
+from meton_plugins.finetune.train.plan import Plan
 from meton_plugins.finetune.train.planner import Ingredients, base_record, create
 from meton_plugins.finetune.train.runs import Run
 from meton_plugins.finetune.turn import Turn
@@ -135,32 +136,45 @@ def test_trainable_counts_what_the_engine_trains(
     assert measure.trainable(path, 4, targets) == sum(one.size for one in gradients.values())
 
 
-def probe(path: Path, folder: Path, longest: int, **options: Any) -> costs.Cost:
-    values: dict[str, Any] = {"rank": 16, "room_mb": 1e6, "workers": 1, "seconds": 60, **options}
-    adapter = measure.trainable(path, values["rank"], PROJECTIONS)
-    return costs.probe(path, folder, targets=PROJECTIONS, adapter=adapter, longest=longest, **values)
+def probe(base_path: Path, folder: Path, *words: int, **options: Any) -> tuple[ComputeConfig | None, costs.Cost]:
+    """What a run costs on answers of so many words."""
+    data = long_dataset(folder / "probed", *words)
+    rows = [row for side in costs.lengths(base_path, data).values() for row in side.rows]
+    values: dict[str, Any] = {
+        "rank": 16, "room_mb": 1e6, "workers": 1, "seconds": 60, "learned": "last", "ctx_size": 4096, "system": "",
+        "longest": max(row[1] for row in rows), **options,
+    }  # fmt: skip
+    adapter = measure.trainable(base_path, values["rank"], PROJECTIONS)
+    ids = [row[0] for row in sorted(rows, key=lambda row: row[1])]
+    return costs.probe(base_path, data, ids, folder, targets=PROJECTIONS, adapter=adapter, **values)
 
 
-def test_short_rows_foretell_the_memory_of_long_ones(base: BaseMaker, tmp_path: Path) -> None:
-    path = base("qwen3", **FIVE)
-    short = probe(path, tmp_path, 256, seconds=0)
-    assert [point.length for point in short.points] == [4, 16, 32, 64]
-    long = probe(path, tmp_path, 256, room_mb=1e6)
-    assert long.points[-1].length == 256
-    foreseen = peaks(short, 1e6)(256)
-    assert foreseen == pytest.approx(long.points[-1].peak_mb, rel=0.15)
-    assert long.points[-1].peak_mb > long.loaded_mb + 20
-    assert long.save_seconds > 0
+def test_what_is_measured_is_of_the_runs_own_rows(base: BaseMaker, tmp_path: Path) -> None:
+    compute, cost = probe(base("qwen3", **FIVE), tmp_path, *[4, 8, 16, 24, 40] * 4)
+    assert compute is not None
+    assert (compute.trainer, compute.threads) == ("own", 1)
+    lengths = [point.length for point in cost.points]
+    assert lengths == sorted(set(lengths))
+    assert len(lengths) > 1
+    assert cost.token_mb
+    assert cost.points[-1].peak_mb - cost.points[0].peak_mb == pytest.approx(cost.token_mb * (lengths[-1] - lengths[0]))
+    assert cost.save_seconds > 0
     assert not list(tmp_path.glob(".probe-*"))
 
 
+def test_the_librarys_pass_is_measured_on_short_rows_first(base: BaseMaker, tmp_path: Path) -> None:
+    compute, cost = probe(base("qwen3", **FIVE), tmp_path, *[60] * 20, accelerate=False, seconds=0)
+    assert compute is not None
+    assert (compute.trainer, compute.reason) == ("library", None)
+    # Time was over from the beginning: a line needs two points, and no more are measured.
+    assert [point.length for point in cost.points] == [4, 8]
+    assert cost.token_mb is None
+
+
 def test_the_measurement_keeps_within_the_room(base: BaseMaker, tmp_path: Path) -> None:
-    path = base("qwen3", **FIVE)
-    cost = probe(path, tmp_path, 2048, room_mb=170, seconds=1000)
-    assert cost.points[-1].length < 1024
-    assert max(point.peak_mb for point in cost.points) < 170
-    none = probe(path, tmp_path, 2048, room_mb=40)
-    assert none.points == []
+    compute, cost = probe(base("qwen3", **FIVE), tmp_path, *[40] * 12, room_mb=40)
+    assert compute is None
+    assert cost.points == []
 
 
 def test_the_plan_is_true_to_the_run(bench: Bench, base: BaseMaker) -> None:
@@ -169,7 +183,7 @@ def test_the_plan_is_true_to_the_run(bench: Bench, base: BaseMaker) -> None:
     ingredients = made_of(bench, path, data, ctx_size=150, epochs=1, batch_size=2, lora_rank=16)
     plan = foresee(bench, ingredients)
     assert plan.left_out
-    run = create(bench.home, ingredients, "one", workers=plan.time.threads, plan=plan.model_dump(mode="json"))
+    run = create(bench.home, ingredients, "one", compute=plan.compute, plan=plan.model_dump(mode="json"))
     start(run)
     over(run)
     state = run.state
@@ -191,7 +205,7 @@ def test_a_measurement_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     probes: list[dict[str, Any]] = []
     real = costs.probe
 
-    def counted(*args: Any, **options: Any) -> costs.Cost:
+    def counted(*args: Any, **options: Any) -> Any:
         probes.append(options)
         return real(*args, **options)
 
@@ -208,10 +222,21 @@ def test_a_measurement_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_longer_row_is_measured_anew(bench: Bench) -> None:
+    ingredients = made_of(bench, ctx_size=100_000)
+    rows = [row for side in measure.lengths_of(bench.home, ingredients).values() for row in side.rows]
+    longest = max(row[1] for row in rows)
+    measure.cost_of(bench.home, ingredients, rows, 1e6)
+    assert measure.known_cost(bench.home, ingredients, [*rows, ("x", 2 * longest, 1)]) is not None
+    assert measure.known_cost(bench.home, ingredients, [*rows, ("x", 40 * longest, 1)]) is None
+
+
+def test_other_rows_are_measured_anew_and_computed_alike(bench: Bench) -> None:
     ingredients = made_of(bench)
-    measure.cost_of(bench.home, ingredients, 16, 1e6)
-    assert measure.known_cost(bench.home, ingredients, 32) is not None
-    assert measure.known_cost(bench.home, ingredients, 64) is None
+    rows = [row for side in measure.lengths_of(bench.home, ingredients).values() for row in side.rows]
+    first = measure.cost_of(bench.home, ingredients, rows, 1e6)
+    little = [(name, length, max(1, learned // 4)) for name, length, learned in rows]
+    assert measure.known_cost(bench.home, ingredients, little) is None
+    assert measure.known_compute(bench.home, ingredients, little) == first.compute
 
 
 def test_forgotten_rows_are_counted_anew(bench: Bench, tmp_path: Path) -> None:
@@ -230,13 +255,16 @@ def test_the_number_of_threads_is_measured_and_kept(bench: Bench, monkeypatch: p
     monkeypatch.setattr(costs, "threads", lambda: 2)
     ingredients = made_of(bench, threads=0)
     plan = foresee(bench, ingredients)
-    assert set(plan.time.tried) == {"1", "2"}
-    faster = min(plan.time.tried, key=lambda threads: plan.time.tried[threads])
-    assert plan.time.threads in (1, int(faster))
-    run = create(bench.home, ingredients, workers=3)
+    assert plan.compute is not None
+    tried = plan.compute.tokens_per_s
+    assert "f32 packed x2" in tried
+    assert plan.time.threads == plan.compute.threads
+    run = create(bench.home, ingredients, compute=plan.compute.model_copy(update={"threads": 3}))
     assert run.record.threads == 3
     asked = foresee(bench, made_of(bench, threads=2))
-    assert (asked.time.threads, asked.time.tried) == (2, {})
+    assert asked.compute is not None
+    assert asked.time.threads == 2
+    assert all(name.endswith("x2") for name in asked.compute.tokens_per_s)
 
 
 # What does not fit.
@@ -602,7 +630,8 @@ def test_plan_shows_and_starts_nothing(bench: Bench) -> None:
     said = typed(verb="plan")
     labels = [line[:9].strip() for line in said.splitlines()]
     assert [label for label in labels if label] == [
-        "base", "family", "proof", "adapter", "dataset", "rows", "tokens", "steps", "memory", "time", "disk",
+        "base", "family", "proof", "adapter", "dataset", "rows", "tokens", "steps", "memory", "time", "computes",
+        "disk",
         "left out", "note",
     ]  # fmt: skip
     assert "trainable parameters" in said

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from meton_plugins.finetune.engine import package, products, setup
-from meton_plugins.finetune.engine.manner import multiplies_bf16
+from meton_plugins.finetune.engine.compute import multiplies_bf16
 from meton_plugins.finetune.engine.package import INTEGRITY, VERSION, Engine, find
 from meton_plugins.finetune.gguf.inspect import sha256_of
 from meton_plugins.finetune.paths import engine_dir, machine_dir

@@ -23,7 +23,7 @@ from conftest import BaseMaker
 from support.runs import SETTINGS, Bench, Ingredients, children, gone, one_core, over, reached, steps, until, workers
 
 from meton_plugins.finetune import __version__
-from meton_plugins.finetune.engine.manner import multiplies_bf16
+from meton_plugins.finetune.engine.compute import multiplies_bf16
 from meton_plugins.finetune.engine.package import VERSION, find
 from meton_plugins.finetune.errors import BusyError, DataError, EngineError, FinetuneError, NotFound, UsageError
 from meton_plugins.finetune.gguf.inspect import fingerprint, inspect
@@ -593,12 +593,12 @@ def test_what_cannot_be_kept_is_said(bench: Bench, change: dict[str, Any], note:
 def test_a_run_that_does_not_say_its_products_began_with_numpys(bench: Bench) -> None:
     record, engine = bench.create().record, find()
     assert engine is not None
-    assert lost(record, engine, 1) is None
+    assert lost(record, engine) is None
     older = record.model_copy(update={"versions": {"engine": VERSION, "backend": engine.backend}})
-    assert lost(older, replace(engine, products=""), 1) is None
-    assert "with products by NumPy's BLAS and goes on with oneDNN" in str(lost(older, replace(engine, products="x"), 1))
+    assert lost(older, replace(engine, products="")) is None
+    assert "with products by NumPy's BLAS and goes on with oneDNN" in str(lost(older, replace(engine, products="x")))
     plain = older.model_copy(update={"settings": record.settings.model_copy(update={"accelerate": False})})
-    assert lost(plain, replace(engine, products="x"), 1) is None
+    assert lost(plain, replace(engine, products="x")) is None
 
 
 def test_nothing_is_said_where_all_is_kept(trained: Run) -> None:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from support.teaching import CHAT, TAUGHT
 
 from meton_plugins.finetune.engine import trainer
+from meton_plugins.finetune.engine.compute import ComputeConfig
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.model import Decoder, Model
 from meton_plugins.finetune.engine.schedule import learning_rate, order
@@ -45,7 +46,8 @@ class Run:
             lines = [json.dumps({"id": f"{side}{i}", "messages": chat}) for i, chat in enumerate(chats)]
             (folder / "dataset" / f"{side}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         self.job: dict[str, Any] = {
-            "folder": str(folder), "base": str(base), "system": "", "learned": "last", "threads": 1, "settings": {},
+            "folder": str(folder), "base": str(base), "system": "", "learned": "last", "settings": {},
+            "cores": 1, "room_mb": 1e4, "compute": ComputeConfig().model_dump(),
         }  # fmt: skip
         self.settings(epochs=2, lora_rank=4, lora_alpha=8, learning_rate=1e-2, ctx_size=128, save_steps=2)
 

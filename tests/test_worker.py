@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.runs import Bench
 
+from meton_plugins.finetune.engine.compute import ComputeConfig
 from meton_plugins.finetune.errors import EngineError
 from meton_plugins.finetune.train import worker
 from meton_plugins.finetune.train.runs import Run
@@ -130,8 +131,20 @@ def test_notes_are_kept_each_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_the_engine_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _, [job] = work(run, monkeypatch, [([BEGIN, finished(60)], 0)])
-    assert (job["nice"], job["threads"], job["start"]) == (10, 1, None)
+    assert (job["nice"], job["compute"], job["start"]) == (10, None, None)
     (run.folder / "done").unlink()
     (run.folder / "start.gguf").touch()
     _, [job] = work(run, monkeypatch, [([BEGIN, finished(60)], 0)])
     assert job["start"] == str(run.folder / "start.gguf")
+
+
+def test_how_it_computes_is_recorded_before_the_first_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = ComputeConfig(threads=3, weights="unpacked", tokens_per_s={"f32 unpacked x3": 9.5})
+    decided = {"event": "compute", "compute": compute.model_dump()}
+    before = (run.folder / "run.json").stat().st_mtime_ns
+    _, [first, again] = work(run, monkeypatch, [([decided, BEGIN, checkpoint(5)], KILLED), ([BEGIN, finished(60)], 0)])
+    assert first["compute"] is None
+    # Also a child that was killed right after it goes on as it began.
+    assert ComputeConfig.model_validate(again["compute"]) == compute
+    assert (run.record.compute, run.record.threads) == (compute, 3)
+    assert (run.folder / "run.json").stat().st_mtime_ns == before, "runs are listed by the time they were made"

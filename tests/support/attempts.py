@@ -10,11 +10,11 @@ import numpy as np
 
 from meton_plugins.finetune.engine import checkpoint
 from meton_plugins.finetune.engine.adapted import Adapter
+from meton_plugins.finetune.engine.compute import ComputeConfig
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.loop import Training
-from meton_plugins.finetune.engine.manner import Manner
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.engine.opening import open_trainer
+from meton_plugins.finetune.engine.trainer_factory import open_trainer
 from meton_plugins.finetune.gguf.rows import Row
 from meton_plugins.finetune.settings import TrainSettings
 
@@ -76,11 +76,10 @@ class Attempts:
             rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed,
             file=checkpoint.adapter_file(found) if found else self.start,
         )  # fmt: skip
-        manner = Manner(settings.accelerate and self.curve is None)
-        first = rows(10, 1)[0].tokens
+        compute = ComputeConfig(trainer="own" if settings.accelerate and self.curve is None else "library")
         with (
             Model(self.library, self.base) as model,
-            open_trainer(model, self.base, 32, 1, adapter, manner, first) as trainer,
+            open_trainer(model, self.base, 32, adapter, compute) as trainer,
         ):
             training = Training(
                 self.folder, settings, rows(self.count, 1), rows(3, 2), trainer, emit,

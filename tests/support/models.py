@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, TokenType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, TokenType, quants
 
 from meton_plugins.finetune.engine.file_types import FILE_TYPES
 from meton_plugins.finetune.engine.jobs import quantize
+from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.gguf.chat_template import BUILT_IN
 from meton_plugins.finetune.gguf.tiny import TinyShape, make_tiny
 
@@ -94,9 +95,10 @@ def rewrite(
     extra: dict[str, Any] | None = None,
     architecture: str | None = None,
     alignment: int | None = None,
+    library: Library | None = None,
 ) -> Path:
     """A copy of a GGUF with something changed: matrices in another type, keys beginning with `drop` left out, keys
-    added or replaced (`add`), F32 tensors added (`extra`)."""
+    added or replaced (`add`), F32 tensors added (`extra`). `library`: quantizes types that the gguf package cannot."""
     reader = GGUFReader(source)
     old = str(reader.get_field("general.architecture").contents())  # type: ignore[union-attr]
     temporary = target.with_name(f"{target.name}.new")
@@ -122,8 +124,11 @@ def rewrite(
             writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
         else:
             values = quants.dequantize(tensor.data, tensor.tensor_type)
-            if tensor_type == GGMLQuantizationType.F32:
-                writer.add_tensor(tensor.name, np.array(values, dtype=np.float32))
+            if tensor_type in (GGMLQuantizationType.F32, GGMLQuantizationType.F64):
+                whole = np.float32 if tensor_type == GGMLQuantizationType.F32 else np.float64
+                writer.add_tensor(tensor.name, np.array(values, dtype=whole))
+            elif library:
+                writer.add_tensor(tensor.name, _quantized(library, values, tensor_type), raw_dtype=tensor_type)
             else:
                 writer.add_tensor(tensor.name, quants.quantize(values, tensor_type), raw_dtype=tensor_type)
     for name, values in (extra or {}).items():
@@ -134,6 +139,18 @@ def rewrite(
     writer.close()
     temporary.replace(target)
     return target
+
+
+def _quantized(library: Library, values: Any, kind: GGMLQuantizationType) -> Any:
+    """The bytes of `values` [rows, columns] as the library quantizes them, each number as important as the others."""
+    weights, size = GGML_QUANT_SIZES[kind]
+    numbers = np.ascontiguousarray(values, np.float32)
+    (rows, columns), out = numbers.shape, np.empty((len(numbers), numbers.shape[1] // weights * size), np.uint8)
+    importance = np.ones(columns, np.float32)
+    library.ggml_quantize_chunk(
+        int(kind), numbers.ctypes.data, out.ctypes.data, 0, rows, columns, importance.ctypes.data
+    )
+    return out
 
 
 def with_specials(source: Path, target: Path, names: Sequence[str], *, bos: str, eos: str, add_bos: bool) -> Path:

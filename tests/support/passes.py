@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pytest
 from gguf import GGUFReader
 
-from meton_plugins.finetune.engine.accelerated import GraphTrainer
+from meton_plugins.finetune.engine.accelerated import NativeTrainer
 from meton_plugins.finetune.engine.adamw import AdamW
 from meton_plugins.finetune.engine.adapted import Adapter
+from meton_plugins.finetune.engine.compute import ComputeConfig
 from meton_plugins.finetune.engine.gradient import Gradients, RowTrainer
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.manner import Manner
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.engine.opening import open_trainer
+from meton_plugins.finetune.engine.trainer_factory import open_trainer
 from meton_plugins.finetune.gguf.rows import Row
 
 ADAPTER = Adapter(rank=4, alpha=8, seed=1)
@@ -43,7 +43,7 @@ def with_uneven_norms(path: Path) -> Path:
     return path
 
 
-def fill(trainer: RowTrainer | GraphTrainer, seed: int = 0) -> None:
+def fill(trainer: RowTrainer | NativeTrainer, seed: int = 0) -> None:
     """Numbers in every B, by the names of the tensors: that of a new adapter is 0."""
     for number, (name, values) in enumerate(sorted(trainer.weights().items())):
         if name.endswith("lora_b"):
@@ -51,11 +51,14 @@ def fill(trainer: RowTrainer | GraphTrainer, seed: int = 0) -> None:
 
 
 @contextmanager
-def own(library: Library, path: Path, threads: int = 1, longest: int = 96, **how: Any) -> Iterator[GraphTrainer]:
+def own(library: Library, path: Path, threads: int = 1, longest: int = 96, **how: Any) -> Iterator[NativeTrainer]:
     """Our own pass on `path`, checked, its adapter filled."""
     with Model(library, path) as model:
         tokens = row_of(30, model.size).tokens
-        with GraphTrainer(model, path, longest, threads, how.pop("adapter", ADAPTER), tokens, **how) as trainer:
+        with NativeTrainer(model, path, longest, threads, how.pop("adapter", ADAPTER), **how) as trainer:
+            trainer.check(tokens, threads)
+            if trainer.bf16:
+                trainer.check_bf16(tokens, threads)
             fill(trainer)
             yield trainer
 
@@ -74,15 +77,15 @@ def first(row: Row) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
     return row.tokens, row.trained
 
 
-def check_twenty_steps(library: Library, path: Path, manner: Manner, close: float) -> None:
+def check_twenty_steps(library: Library, path: Path, compute: ComputeConfig, close: float) -> None:
     """Twenty steps computed so and by the library's pass have the same losses, to the part `close`."""
     curves = []
-    for how in (manner, Manner(accelerate=False)):
+    for how in (compute, ComputeConfig(trainer="library")):
         with Model(library, path) as model:
             rows = [row_of(length, model.size, length) for length in (12, 25, 18, 30)]
             optimizer, losses = AdamW(), []
-            with open_trainer(model, path, 30, 1, ADAPTER, how, rows[0].tokens) as trainer:
-                assert isinstance(trainer, GraphTrainer if how.accelerate else RowTrainer)
+            with open_trainer(model, path, 30, ADAPTER, how) as trainer:
+                assert isinstance(trainer, NativeTrainer if how.own else RowTrainer)
                 for step in range(20):
                     loss, gradients = trainer.mean([rows[step % 4]])
                     optimizer.step(trainer.weights(), gradients, 2e-3)
@@ -92,7 +95,7 @@ def check_twenty_steps(library: Library, path: Path, manner: Manner, close: floa
     assert curves[0] == pytest.approx(curves[1], rel=close)
 
 
-def check_slopes(trainer: GraphTrainer, row: Row, gradients: Gradients, close: float) -> None:
+def check_slopes(trainer: NativeTrainer, row: Row, gradients: Gradients, close: float) -> None:
     """Each gradient is the slope of the trainer's loss along it, to the part `close`."""
     for name, gradient in gradients.items():
         values, size = trainer.weights()[name], float(np.sqrt(np.dot(gradient, gradient)))

@@ -81,9 +81,10 @@ def foresee(host: Host, home: Home, made_of: Ingredients, *, again: bool = False
     free = available_mb() if free_mb is None else free_mb
     with bar(host) as tell:
         sides = lengths_of(home, made_of, lambda done, total: tell("reading the dataset", done, total))
-        rows = [row for side in sides.values() for row in side.rows if row[1] <= made_of.settings.ctx_size and row[2]]
+        rows = [row for side in sides.values() for row in side.rows]
+        nothing = not any(row[1] <= made_of.settings.ctx_size and row[2] for row in rows)
         busy = who_trains() is not None
-        if busy or not rows:
+        if busy or nothing:
             measured = known_cost(home, made_of, rows)
         else:
             measured = cost_of(

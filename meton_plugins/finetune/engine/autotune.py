@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,7 +24,7 @@ from .compute import ComputeConfig, bf16_allowed
 from .gradient import RowTrainer
 from .model import Model
 
-__all__ = ["BlockTimes", "Wishes", "autotune", "block_times", "sample_layers"]
+__all__ = ["BlockTimes", "NoRoom", "Wishes", "autotune", "block_times", "sample_layers", "within"]
 
 #: Another candidate must take at most this part of the time: more threads take the machine from its user, unpacked
 #: weights its memory, and bf16 some of the exactness.
@@ -41,6 +41,8 @@ MEMORY_SHARE: Final = 0.5
 SAMPLE_SECONDS: Final = 0.5
 #: Tokens of the pass before a measurement.
 WARM_TOKENS: Final = 8
+#: Without room for so many, nothing is measured.
+FEWEST_TOKENS: Final = 4
 #: Tokens of a row on which the library's pass is timed against ours, where ours cannot be relied on.
 SLOWDOWN_TOKENS: Final = 8
 
@@ -80,18 +82,22 @@ def autotune(
     model: Model, base: Path, info: GgufInfo, rows: Sequence[Row], adapter: Adapter, wishes: Wishes, room_mb: float,
     progress: Progress | None = None,
 ) -> ComputeConfig:  # fmt: skip
-    """How to compute on `rows`, the shortest first, the middle one as long as most are. `room_mb`: free memory."""
+    """How to compute on `rows`, the shortest first, the middle one as long as most are. `room_mb`: free memory.
+
+    NoRoom where that is too little; ModelError where only our own pass could train this base, and may not.
+    """
     tell = progress or (lambda done, total: None)
     if not wishes.accelerate:
         check_library_trainable(info)
         return _by_library(wishes, None)
-    row, threads = rows[len(rows) // 2], wishes.threads or wishes.cores
+    threads = wishes.threads or wishes.cores
     try:
-        trainer = NativeTrainer(model, base, row.length, threads, adapter)
+        trainer = NativeTrainer(model, base, rows[-1].length, threads, adapter)
     except Unsupported as error:
         check_library_trainable(info, str(error))
         return _by_library(wishes, str(error))
     with trainer:
+        row = within(rows[len(rows) // 2], trainer, room_mb)
         try:
             trainer.check(rows[-1].tokens, threads)
             tell(1, 3)
@@ -105,11 +111,23 @@ def autotune(
     return _by_library(wishes, wrong, slowdown=library / seconds)
 
 
+class NoRoom(Exception):
+    """The memory that is free is not enough for a row of a few tokens."""
+
+
+def within(row: Row, trainer: NativeTrainer, room_mb: float) -> Row:
+    """As much of `row` as fits into the memory that is free, its end left out; NoRoom where that is nothing."""
+    most = int(room_mb / trainer.token_mb)
+    if most < FEWEST_TOKENS:
+        raise NoRoom
+    return row if row.length <= most else replace(row, tokens=row.tokens[: most + 1], trained=row.trained[: most + 1])
+
+
 def block_times(
     trainer: NativeTrainer, row: Row, layers: Sequence[int], *, threads: int, bf16: bool, unpacked: bool,
     loss: bool = False,
 ) -> BlockTimes:  # fmt: skip
-    """What `row` takes on the whole base, from its time on the blocks `layers`; its loss too where `loss` asks for it."""
+    """What `row` takes on the whole base, from its time on the blocks `layers`; `loss`: measure that too."""
     more, rows = trainer.layers / len(layers), [(row.tokens, row.trained)]
 
     def whole(network: Network, wall: float, cpu: float) -> tuple[float, float]:

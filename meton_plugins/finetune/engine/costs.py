@@ -79,11 +79,12 @@ def probe(
     compute: ComputeConfig | None = None, workers: int = 0, gpu_layers: int = 0, seconds: float = 12.0,
     chat_template: str | None = None, accelerate: bool = True, precision: str = "auto", weights: str = "auto",
     progress: Progress | None = None,
-) -> tuple[ComputeConfig, Cost]:  # fmt: skip
+) -> tuple[ComputeConfig | None, Cost]:  # fmt: skip
     """How a run on `base` computes, unless `compute` says it, and what an adapter with so many weights then costs.
 
     It is measured on the rows of the frozen `dataset` with the ids `rows`, within `room_mb` of memory, in about
-    `seconds`. One checkpoint is written into the folder `scratch` and removed again.
+    `seconds`. Without room for a row of a few tokens, nothing is decided. A checkpoint is written to the folder
+    `scratch` and removed again.
     """
     result = run_job(
         "probe", base=whole_path(base), dataset=whole_path(dataset), rows=list(rows), system=system, learned=learned,
@@ -94,4 +95,4 @@ def probe(
     )  # fmt: skip
     points = [Point(**{**point, "length": int(point["length"])}) for point in result["points"]]
     cost = Cost(**{**{name: result[name] for name in Cost._fields}, "points": points})
-    return ComputeConfig.model_validate(result["compute"]), cost
+    return ComputeConfig.model_validate(result["compute"]) if result["compute"] else None, cost

@@ -19,11 +19,10 @@ import psutil
 from ..gguf.chat_template import template_for
 from ..gguf.inspect import GgufInfo, inspect
 from ..gguf.rows import Row, build_rows
-from ..graph.shape import Unsupported
 from .accelerated import NativeTrainer
 from .adamw import AdamW, mean_gradient
 from .adapted import Adapter
-from .autotune import Wishes, autotune, block_times, sample_layers
+from .autotune import NoRoom, Wishes, autotune, block_times, sample_layers, within
 from .checkpoint import save_adapter
 from .compute import ComputeConfig
 from .gradient import RowTrainer, Trainer
@@ -44,6 +43,10 @@ COPIES: Final = 4
 ROW_SECONDS: Final = 5.0
 #: Rows of the library's pass, in tokens: short ones, for it may take a second a token.
 LIBRARY_LENGTHS: Final = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+#: Where not even a row of a few tokens fits.
+NOTHING: Final[dict[str, Any]] = {
+    "points": [], "save_seconds": 0.0, "save_mb": 0.0, "cpu_share": 1.0, "token_mb": None
+}  # fmt: skip
 #: So many of them at least: a line needs two points.
 LEAST: Final = 2
 #: A row twice as long rarely takes more than so many times as long.
@@ -78,24 +81,31 @@ def probe(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
         rows = _rows(model, info, job)
         loaded, load_seconds = _peak_mb(), time.time() - psutil.Process().create_time()
         adapter = Adapter(rank=job["rank"], targets=job["targets"])
-        if job.get("compute"):
-            compute = ComputeConfig.model_validate(job["compute"])
-        else:
-            wishes = Wishes(*(job[name] for name in Wishes._fields))
-            compute = autotune(
-                model, base, info, rows, adapter, wishes, float(job["room_mb"]) - loaded,
-                lambda done, total: emit("progress", done=done, total=total + 1),
-            )  # fmt: skip
-        until = started + float(job["seconds"])
-        cost: dict[str, Any] = {}
-        if compute.own:
-            try:
-                cost = _own_cost(model, base, rows, adapter, compute, job, until)
-            except Unsupported as error:  # what was decided on another machine, or before an update
-                compute = ComputeConfig(trainer="library", threads=compute.threads, reason=str(error))
-        if not compute.own:
-            cost = _library_cost(model, rows, adapter, compute, job, until)
-    emit("result", compute=compute.model_dump(), loaded_mb=loaded, load_seconds=load_seconds, **cost)
+        room = float(job["room_mb"]) - loaded
+        try:
+            if job.get("compute"):
+                compute = ComputeConfig.model_validate(job["compute"])
+            else:
+                wishes = Wishes(*(job[name] for name in Wishes._fields))
+                compute = autotune(
+                    model, base, info, rows, adapter, wishes, room,
+                    lambda done, total: emit("progress", done=done, total=total + 1),
+                )  # fmt: skip
+            cost = _cost(model, base, rows, adapter, compute, job, room, started + float(job["seconds"]))
+        except NoRoom:
+            compute, cost = None, NOTHING
+    emit(
+        "result", compute=compute.model_dump() if compute else None, loaded_mb=loaded, load_seconds=load_seconds, **cost
+    )
+
+
+def _cost(
+    model: Model, base: Path, rows: Sequence[Row], adapter: Adapter, compute: ComputeConfig, job: Mapping[str, Any],
+    room: float, until: float,
+) -> dict[str, Any]:  # fmt: skip
+    if compute.own:
+        return _own_cost(model, base, rows, adapter, compute, job, room, until)
+    return _library_cost(model, rows, adapter, compute, job, until)
 
 
 def _rows(model: Model, info: GgufInfo, job: Mapping[str, Any]) -> list[Row]:
@@ -116,7 +126,7 @@ def _rows(model: Model, info: GgufInfo, job: Mapping[str, Any]) -> list[Row]:
 
 def _own_cost(
     model: Model, base: Path, rows: Sequence[Row], adapter: Adapter, compute: ComputeConfig, job: Mapping[str, Any],
-    until: float,
+    room: float, until: float,
 ) -> dict[str, Any]:  # fmt: skip
     threads, bf16, unpacked = compute.threads, compute.precision == "bf16", compute.weights == "unpacked"
     size, took = int(job["adapter"]) * 4 / 2**20, 0.0
@@ -124,6 +134,7 @@ def _own_cost(
     extra = 0.0 if job.get("compute") else size
     points: list[dict[str, float]] = []
     with NativeTrainer(model, base, int(job["longest"]), threads, adapter, bf16=bf16, unpacked=unpacked) as trainer:
+        rows = [within(row, trainer, room) for row in rows]
         middle, token_mb, constant = rows[len(rows) // 2], trainer.token_mb, 0.0
         layers, of_gradient = sample_layers(trainer, middle, threads), (0.0, 0.0)
         # The middle one first: if it takes long, it is the only one.

@@ -46,7 +46,7 @@ class Measured:
     at: str
     longest: int
     cost: Cost
-    compute: ComputeConfig
+    compute: ComputeConfig | None
     fresh: bool = False
 
 
@@ -73,10 +73,12 @@ def known_compute(home: Home, made_of: Ingredients, rows: Sequence[TrainRow]) ->
 def known_cost(home: Home, made_of: Ingredients, rows: Sequence[TrainRow]) -> Measured | None:
     """What was measured before for a run with such rows, or None."""
     compute = known_compute(home, made_of, rows)
-    return _known(_cost_file(home, made_of, compute), rows, compute) if compute else None
+    return _known(_cost_file(home, made_of, compute), made_of, rows, compute) if compute else None
 
 
-def _known(file: Path, rows: Sequence[TrainRow], compute: ComputeConfig) -> Measured | None:
+def _known(
+    file: Path, made_of: Ingredients, rows: Sequence[TrainRow], compute: ComputeConfig
+) -> Measured | None:  # fmt: skip
     values = read_kept(file)
     try:
         points = [Point(**point) for point in values["cost"]["points"]]
@@ -86,9 +88,9 @@ def _known(file: Path, rows: Sequence[TrainRow], compute: ComputeConfig) -> Meas
         return None
     if not learned / LEARNED_FACTOR <= _learned(rows) <= learned * LEARNED_FACTOR:
         return None
-    reached, longest = (points[-1].length if points else 0), _longest(rows)
-    # It stopped at its own longest row: there was no reason to go further then.
-    stopped = reached < known.longest
+    reached, longest = (points[-1].length if points else 0), _longest(_fitting(made_of, rows))
+    # The library's pass was measured for as long as there was time or memory: there is no reason to go further now.
+    stopped = not compute.own and reached < known.longest
     return known if longest <= known.longest or stopped or longest <= FAR * reached else None
 
 
@@ -98,6 +100,8 @@ def cost_of(
 ) -> Measured:  # fmt: skip
     """What was measured before for a run with these rows, or what is measured now, within `room_mb` of memory.
 
+    `rows`: all of the dataset, also those that are longer than the run's --ctx-size.
+
     `again`: also how it computes is decided anew.
     """
     known = None if again else known_cost(home, made_of, rows)
@@ -105,13 +109,13 @@ def cost_of(
         return known
     settings, base = made_of.settings, Path(made_of.base.path)
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    size, longest = made_of.base.size / 2**20, _longest(rows)
+    fitting = _fitting(made_of, rows)
+    size, longest = made_of.base.size / 2**20, _longest(fitting)
     compute = None if again else known_compute(home, made_of, rows)
     if size > room_mb:  # loading it would take what others have
-        unknown = compute or ComputeConfig(threads=settings.threads or 1)
-        return Measured(now, longest, Cost(size, 0.0, [], 0.0, 0.0, 1.0), unknown, fresh=True)
+        return Measured(now, longest, Cost(size, 0.0, [], 0.0, 0.0, 1.0), compute, fresh=True)
     decided, cost = costs.probe(
-        base, made_of.dataset, _sample(rows), private_dir(home.root), system=made_of.system,
+        base, made_of.dataset, _sample(fitting), private_dir(home.root), system=made_of.system,
         learned=datasets.load(made_of.dataset).manifest.learned, ctx_size=settings.ctx_size,
         rank=settings.lora_rank, targets=settings.lora_targets,
         adapter=trainable(base, settings.lora_rank, settings.lora_targets), longest=longest, room_mb=room_mb,
@@ -119,6 +123,8 @@ def cost_of(
         chat_template=settings.chat_template, accelerate=settings.accelerate and not settings.gpu_layers,
         precision=settings.precision, weights=settings.weights, progress=progress,
     )  # fmt: skip
+    if decided is None:
+        return Measured(now, longest, cost, None, fresh=True)
     if decided != compute:
         keep(_compute_file(home, made_of, rows), decided.model_dump())
     if len(cost.points) > 1 or (cost.points and cost.token_mb is not None):
@@ -127,6 +133,11 @@ def cost_of(
         facts = {"at": now, "longest": longest, "learned": _learned(rows), "cost": values}
         keep(_cost_file(home, made_of, decided), facts)
     return Measured(now, longest, cost, decided, fresh=True)
+
+
+def _fitting(made_of: Ingredients, rows: Sequence[TrainRow]) -> list[TrainRow]:
+    """Those that a run of `made_of` has."""
+    return [row for row in rows if row[1] <= made_of.settings.ctx_size and row[2]]
 
 
 def _longest(rows: Sequence[TrainRow]) -> int:

@@ -230,8 +230,8 @@ def _time(
 ) -> Time:  # fmt: skip
     if measured is None or not measured.cost.points:
         return Time(seconds=None, cpu_seconds=None, threads=settings.threads, tokens_per_s=None)
-    cost, threads = measured.cost, measured.compute.threads
-    together = max([*train, *validation], default=0) if measured.compute.own else 0
+    cost, compute = measured.cost, measured.compute or ComputeConfig(threads=settings.threads or 1)
+    threads, together = compute.threads, max([*train, *validation], default=0) if compute.own else 0
 
     def total(what: str, lengths: Sequence[int]) -> tuple[float, float]:
         """Seconds, and CPU seconds: these are steadier, so they give the curve, and all points together its height."""
