@@ -190,16 +190,18 @@ class Victim:
         self.session = bench.start(name)
         self.typed: list[subprocess.Popen[str]] = []
         self.killed: Counter[str] = Counter()
+        #: Not left to chance in the first run, so that few kills too hold a full disk.
+        self.disk_first = bench.own_disk and name == "r1"
 
     def kill(self) -> None:
         """At a random moment, end something; then let the run go on."""
         self._aim()
         if self.run.done:
             return
-        what = self.choose.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        what = "disk" if self.disk_first else self.choose.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         if what == "disk":
             if self.bench.own_disk and self.run.state.status == "running":
-                self._fill(self.choose.choice(LEFT_FREE))
+                self.fill(self.choose.choice(LEFT_FREE))
             return
         worker = self.worker()
         engines = engines_of(worker) if worker else []
@@ -216,7 +218,7 @@ class Victim:
             self._until(lambda: all(gone(process) for process in targets), "what was killed is gone")
             self.revive()
 
-    def _fill(self, left: int) -> None:
+    def fill(self, left: int) -> None:
         """Leave so many bytes on the disk until the run has paused; then make room, and let it go on."""
         with self.bench.full_disk(left):
             self._until(lambda: self.run.done or not self.run.alive, "it meets the full disk")
@@ -226,6 +228,7 @@ class Victim:
         if state.status != "paused" or "disk is full" not in (state.error or ""):
             raise Broken(f"{self.name} met a full disk and says {state.status}: {state.error}")
         self.killed["disk"] += 1
+        self.disk_first = False
         self.revive()
 
     def _aim(self) -> None:
