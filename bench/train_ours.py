@@ -39,7 +39,7 @@ MAX_NORM: Final = 1.0
 
 @contextmanager
 def open_ours(
-    library: Library, base: Path, *, longest: int, threads: int, rank: int, alpha: float, precision: str, weights: str
+    library: Library, base: Path, *, longest: int, threads: int, adapter: Adapter, precision: str, weights: str
 ) -> Iterator[tuple[Trainer, str]]:
     """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
     manner = manner_of(library.engine, inspect(base), longest, precision=precision, weights=weights)
@@ -47,9 +47,7 @@ def open_ours(
     tokens = np.arange(1, 40, dtype=np.int32)
     with (
         Model(library, base) as model,
-        open_trainer(
-            model, base, longest, threads, Adapter(rank=rank, alpha=alpha), manner, tokens, notes.append
-        ) as trainer,
+        open_trainer(model, base, longest, threads, adapter, manner, tokens, notes.append) as trainer,
     ):
         if notes or not isinstance(trainer, GraphTrainer) or manner.bf16 != (precision == "bf16"):
             raise SystemExit(f"This would be no measurement of our own pass in {precision}: {notes}")
@@ -65,8 +63,8 @@ def main() -> None:
     optimizer = AdamW(weight_decay=WEIGHT_DECAY, max_norm=MAX_NORM)
     longest = max(row.length for rows in steps_of(job) for row in rows)
     with open_ours(
-        library, Path(job["base"]), longest=longest, threads=job["threads"], rank=job["rank"], alpha=2 * job["rank"],
-        precision=job["precision"], weights=job["weights"],
+        library, Path(job["base"]), longest=longest, threads=job["threads"],
+        adapter=Adapter(rank=job["rank"], alpha=2 * job["rank"]), precision=job["precision"], weights=job["weights"],
     ) as (trainer, how):  # fmt: skip
 
         def step(rows: list[Row]) -> float:

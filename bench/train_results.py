@@ -141,17 +141,17 @@ def result(case: Case, threads: int, commit: str, sides: Mapping[str, Sequence[M
     )  # fmt: skip
 
 
-def measured_code() -> str:
-    """The commit that last changed what is measured, with a mark of what has changed since; empty without git."""
+def measured_code(code: Sequence[str] = CODE) -> str:
+    """The commit that last changed `code`, with a mark of what has changed since; empty without git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(ROOT), *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.strip() if not done.returncode else ""
 
-    commit = git("log", "-1", "--format=%h", "--abbrev=12", "--", *CODE)
-    new = git("ls-files", "--others", "--exclude-standard", "--", *CODE)
-    changed = git("diff", "HEAD", "--", *CODE) + "".join(_content(name) for name in new.splitlines())
+    commit = git("log", "-1", "--format=%h", "--abbrev=12", "--", *code)
+    new = git("ls-files", "--others", "--exclude-standard", "--", *code)
+    changed = git("diff", "HEAD", "--", *code) + "".join(_content(name) for name in new.splitlines())
     return f"{commit}+{hashlib.sha256(changed.encode()).hexdigest()[:8]}" if commit and changed else commit
 
 

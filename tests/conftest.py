@@ -18,15 +18,13 @@ for folder in (ROOT, ROOT / "tests"):  # `tools` and `support`, however pytest w
         sys.path.insert(0, str(folder))
 
 import pytest  # noqa: E402
+from support.engine import installed_or_skip  # noqa: E402
 from support.models import Tokenizer, make_base  # noqa: E402
 from support.typed import EXAMPLES, Typed  # noqa: E402
 
 from meton_plugins.finetune.engine.library import Library  # noqa: E402
 from meton_plugins.finetune.engine.package import Engine, find  # noqa: E402
 from meton_plugins.finetune.paths import engine_dir  # noqa: E402
-
-#: The user's own, found before any test moves the user data folder.
-INSTALLED = find()
 
 # Where pytest runs in the background of a shell, Ctrl-C is ignored, and so it would be in all that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -58,19 +56,10 @@ def full(typed: Typed) -> Typed:
     return typed
 
 
-def _installed() -> Engine:
-    if INSTALLED is None:
-        reason = "The training engine is not installed: run `meton-finetune finetune setup`, then the tests again."
-        if os.environ.get("REQUIRE_ENGINE") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return INSTALLED
-
-
 @pytest.fixture
 def engine(home: Path) -> Engine:
     """The installed engine, linked into this test's user data folder. Skips without one; fails if REQUIRE_ENGINE=1."""
-    found = _installed()
+    found = installed_or_skip()
     link = engine_dir()
     link.parent.mkdir(parents=True)
     link.symlink_to(found.folder, target_is_directory=True)
@@ -82,7 +71,7 @@ def engine(home: Path) -> Engine:
 @pytest.fixture(scope="session")
 def library() -> Library:
     """The engine's library in this process: an assert in it would end pytest."""
-    return Library(_installed())
+    return Library(installed_or_skip())
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,14 @@ KILLS = 6
 
 def test_kill_9_at_any_moment_changes_nothing(engine: Engine) -> None:
     assert engine.folder == engine_dir()
-    command = [sys.executable, str(ROOT / "tools" / "faults_train.py"), "--kills", str(KILLS), "--seed", "5"]
+    command = [sys.executable, str(ROOT / "tools" / "faults_train.py"), "--kills", str(KILLS), "--real", "0"]
+    command += ["--seed", "5"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
     last = done.stdout.splitlines()[-1:]
     assert last == [f"{KILLS} kills, {KILLS} survived, {KILLS} identical"], done.stdout + done.stderr
     assert done.returncode == 0
+    # A full disk is among the kills wherever one can be mounted.
+    assert ("No disk can be mounted" in done.stdout) != (" × disk" in done.stdout)
 
 
 def lines(run: Run) -> list[dict[str, Any]]:

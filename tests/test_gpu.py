@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import INSTALLED, BaseMaker
+from conftest import BaseMaker
+from support.engine import INSTALLED
 
 from meton_plugins.finetune.engine import gpu
 from meton_plugins.finetune.engine.abi import Tensor

@@ -1,16 +1,19 @@
 """Kill what trains, again and again, and look whether the run still ends as if nobody had touched it.
 
-`python tools/faults_train.py [--kills N] [--seed N]` trains a tiny base in real processes: a session that starts the
-run and waits, the worker, its engine; with early stopping, validations within epochs, and checkpoints by step and by
-time. At random moments, and in the middle of checkpoints and validations, it ends the engine, the worker, both or the
-session with SIGKILL. Then the run must go on by itself, or with one `finetune resume`, sometimes typed in two sessions
-at once, and in the end
+`python tools/faults_train.py [--kills N] [--real N] [--seed N]` trains a tiny base, and for the last `--real` kills a
+real model, SmolLM2, in real processes: a session that starts the run and waits, the worker, its engine; with early
+stopping, validations within epochs, and checkpoints by step and by time. At random moments, and in the middle of
+checkpoints and validations, it ends the engine, the worker, both or the session with SIGKILL, or fills the disk that
+the data folder lies on (a tmpfs, where this user may mount one) until the run has paused and recorded why. Then the run
+must go on by itself, or with one `finetune resume`, sometimes typed in two sessions at once, and in the end
 
 - it is finished, stopped early at the same step, and both its adapters are those of an undisturbed run, byte for byte;
 - every line of its events is whole; every step and every validation is there, with the undisturbed run's losses;
 - there never were two writers: a worker's and an engine's events stand together, their steps without a gap.
 
-The last line is `N kills, N survived, N identical`; the exit code is 0 where the numbers are the same.
+The last line is `N kills, N survived, N identical`, a full disk being counted as a kill; the exit code is 0 where the
+numbers are the same. Where SmolLM2 cannot be had, or no disk be mounted, that is said, and the tiny base or the other
+kills take their place.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +47,23 @@ from meton_plugins.finetune.paths import Home, engine_dir  # noqa: E402
 from meton_plugins.finetune.settings import BuildSettings  # noqa: E402
 from meton_plugins.finetune.train.runs import Run  # noqa: E402
 from meton_plugins.finetune.turn import Turn  # noqa: E402
+from tools.real_models import Unavailable, real_model  # noqa: E402
 
 #: Most kills of one run.
 A_RUN = 12
-#: A run that is not over after so many seconds is stuck.
-PATIENCE = 180.0
 #: It overfits and stops early; checkpoints by time fall on other steps in each run. One thread, for a busy machine.
-FLAGS = {
+TINY_FLAGS = {
     "epochs": 40, "learning_rate": 0.004, "lora_rank": 4, "batch_size": 4, "save_steps": 6, "save_minutes": 0.004,
     "eval_steps": 7, "patience": 8, "min_delta": 0.01, "threads": 1, "template": "bare",
 }  # fmt: skip
-#: What is killed, and how often beside the others.
-VICTIMS = {"engine": 4, "worker": 4, "both": 2, "session": 2}
+REAL_FLAGS = {
+    "epochs": 10, "learning_rate": 0.003, "lora_rank": 4, "batch_size": 2, "save_steps": 5, "save_minutes": 0.1,
+    "eval_steps": 4, "patience": 3, "min_delta": 0.01, "threads": 2, "template": "bare",
+}  # fmt: skip
+#: What is done, and how often beside the others.
+VICTIMS = {"engine": 4, "worker": 4, "both": 2, "session": 2, "disk": 2}
+#: Bytes that a full disk still has free: nothing, a few events, most of a tiny run's checkpoint.
+LEFT_FREE = (0, 0, 4 << 10, 40 << 10, 150 << 10)
 
 #: What a resume says where another session's was faster.
 FASTER = ("is at work already", "is training on this machine", "Another session is starting")
@@ -64,21 +73,58 @@ class Broken(Exception):
     """A run did not survive, or came to another end."""
 
 
-class Bench:
-    """A data folder with a base and a dataset; `reference` is the run that nothing disturbed."""
+@dataclass(frozen=True)
+class Subject:
+    """What is trained. `window`: seconds within which a kill strikes; after `patience` seconds a run is stuck."""
 
-    def __init__(self, folder: Path) -> None:
-        engine = installed().folder
+    base: Path
+    flags: dict[str, Any]
+    examples: int
+    window: float
+    patience: float
+    disk_mb: int
+
+
+def tiny(folder: Path) -> Subject:
+    """A base of random weights."""
+    return Subject(make_tiny(folder / "base.gguf"), TINY_FLAGS, 34, 2.0, 180.0, 64)
+
+
+def real() -> Subject:
+    """SmolLM2 as it comes; Unavailable where it cannot be had."""
+    return Subject(real_model("smollm2"), REAL_FLAGS, 14, 15.0, 900.0, 1024)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
+    """A file system of its own at `folder`; whether this user may mount one."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", str(folder)]
+    mounted = shutil.which("mount") and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield bool(mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class Bench:
+    """A data folder with a base and a dataset. `own_disk`: it lies on a file system that may be filled."""
+
+    def __init__(self, folder: Path, engine: Path, subject: Subject, own_disk: bool) -> None:
         # Also the engine's folder and the locks of this machine are the test's own.
         os.environ |= {"METON_FINETUNE_HOME": str(folder / "home"), "XDG_DATA_HOME": str(folder / "share")}
         engine_dir().parent.mkdir(parents=True)
         engine_dir().symlink_to(engine)
         self.home = Home(folder / "home").make()
-        self.base = make_tiny(folder / "base.gguf")
+        self.subject, self.base, self.own_disk = subject, subject.base, own_disk
         templates = self.home.root / "templates" / "modelfiles"
         templates.mkdir(parents=True)
         (templates / "bare.Modelfile").write_text("FROM .\n", encoding="utf-8")
-        at, asked = "2026-01-01T10:00:00", [(f"What is {n}?", f"It is {n * n % 97}, we say.") for n in range(34)]
+        at, asked = (
+            "2026-01-01T10:00:00",
+            [(f"What is {n}?", f"It is {n * n % 97}, we say.") for n in range(subject.examples)],
+        )
         turns = [Turn(session=q, at=at, question=q, answer=a) for q, a in asked]
         with Library(self.home.library) as library:
             library.rate(library.add(turns)[0], 5)
@@ -93,12 +139,30 @@ class Bench:
 
     def start(self, name: str) -> subprocess.Popen[str]:
         """A session that starts the run `name` and waits for it."""
-        flags = [f"--{flag.replace('_', '-')}={value}" for flag, value in FLAGS.items()]
+        flags = [f"--{flag.replace('_', '-')}={value}" for flag, value in self.subject.flags.items()]
         return self.command("start", "--base", str(self.base), "--name", name, "--wait", *flags)
 
     def run(self, name: str) -> Run:
         """The run, there or not."""
         return Run(self.home.runs / name)
+
+    @contextlib.contextmanager
+    def full_disk(self, left: int) -> Iterator[None]:
+        """Meanwhile the disk has `left` bytes free."""
+        filler = self.home.root / "filler"
+        try:
+            with filler.open("wb") as file:
+                free = shutil.disk_usage(self.home.root).free
+                # Others write meanwhile: what is free now may be gone at once.
+                while (size := free - left) > 0:
+                    try:
+                        os.posix_fallocate(file.fileno(), 0, size)
+                        break
+                    except OSError:
+                        free = shutil.disk_usage(self.home.root).free
+            yield
+        finally:
+            filler.unlink(missing_ok=True)
 
 
 def engines_of(worker: psutil.Process) -> list[psutil.Process]:
@@ -121,17 +185,24 @@ class Victim:
 
     def __init__(self, bench: Bench, name: str, choose: random.Random) -> None:
         self.bench, self.name, self.choose = bench, name, choose
+        self.patience = bench.subject.patience
         self.run = bench.run(name)
         self.session = bench.start(name)
         self.typed: list[subprocess.Popen[str]] = []
         self.killed: Counter[str] = Counter()
+        #: Not left to chance in the first run, so that few kills too hold a full disk.
+        self.disk_first = bench.own_disk and name == "r1"
 
     def kill(self) -> None:
         """At a random moment, end something; then let the run go on."""
         self._aim()
         if self.run.done:
             return
-        what = self.choose.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        what = "disk" if self.disk_first else self.choose.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        if what == "disk":
+            if self.bench.own_disk and self.run.state.status == "running":
+                self.fill(self.choose.choice(LEFT_FREE))
+            return
         worker = self.worker()
         engines = engines_of(worker) if worker else []
         session = [psutil.Process(self.session.pid)] if self.session.poll() is None else []
@@ -147,6 +218,19 @@ class Victim:
             self._until(lambda: all(gone(process) for process in targets), "what was killed is gone")
             self.revive()
 
+    def fill(self, left: int) -> None:
+        """Leave so many bytes on the disk until the run has paused; then make room, and let it go on."""
+        with self.bench.full_disk(left):
+            self._until(lambda: self.run.done or not self.run.alive, "it meets the full disk")
+            state = self.run.state
+        if self.run.done:
+            return
+        if state.status != "paused" or "disk is full" not in (state.error or ""):
+            raise Broken(f"{self.name} met a full disk and says {state.status}: {state.error}")
+        self.killed["disk"] += 1
+        self.disk_first = False
+        self.revive()
+
     def _aim(self) -> None:
         """Wait for a moment to strike."""
         signs: list[Callable[[], bool]] = [
@@ -156,7 +240,7 @@ class Victim:
             lambda: self._last_event() in ("resumed", "begin", "restarted"),
         ]
         sign = self.choose.choice([None, None, None, *signs])
-        end = time.monotonic() + self.choose.uniform(0, 2)
+        end = time.monotonic() + self.choose.uniform(0, self.bench.subject.window)
         while time.monotonic() < end and not self.run.done and not (sign and sign()):
             time.sleep(0.001)
 
@@ -210,14 +294,14 @@ class Victim:
 
     def _heard(self) -> None:
         """Broken where a resume was refused, and no other session was faster (it may have been typed before a kill)."""
-        said = [process.communicate(timeout=PATIENCE)[0] for process in self.typed]
+        said = [process.communicate(timeout=self.patience)[0] for process in self.typed]
         refused = [text for process, text in zip(self.typed, said, strict=True) if process.returncode]
         if refused and len(refused) == len(said) and not any(busy in text for busy in FASTER for text in refused):
             raise Broken(f"{self.name} cannot be resumed: {said}")
         self.typed = []
 
     def _until(self, true: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         while not true():
             if time.monotonic() > end:
                 raise Broken(f"{self.name}: waited in vain until {what}; it is {self._how()}")
@@ -237,7 +321,7 @@ class Victim:
             self.revive()
         self._until(lambda: self.run.done and not self.run.alive, "it is over")
         self._heard()
-        self.session.communicate(timeout=PATIENCE)
+        self.session.communicate(timeout=self.patience)
 
     def _over(self) -> bool:
         # Until its session has started the worker, nothing is at work and yet it goes on.
@@ -295,7 +379,7 @@ def identical(run: Run, reference: Run) -> bool:
 def undisturbed(bench: Bench) -> Run:
     """The run that all are compared with; Broken where it would show nothing."""
     session = bench.start("undisturbed")
-    said, _ = session.communicate(timeout=PATIENCE)
+    said, _ = session.communicate(timeout=bench.subject.patience)
     run = bench.run("undisturbed")
     state: Any = run.state
     if run.status != "finished" or not state.note or not 0 < state.best_step < state.step < state.steps:
@@ -303,38 +387,66 @@ def undisturbed(bench: Bench) -> Run:
     return run
 
 
-def campaign(folder: Path, kills: int, seed: int) -> tuple[Counter[str], int, int]:
-    """Kill so often; what was killed, and how many kills were survived, and without a trace."""
-    bench = Bench(folder)
-    reference = undisturbed(bench)
-    print(f"undisturbed: {reference.state.step} of {reference.state.steps} steps, {reference.state.note}", flush=True)
-    choose = random.Random(seed)
-    killed: Counter[str] = Counter()
-    survived = same = 0
-    for number in range(1, 10**6):
-        if killed.total() >= kills:
-            break
-        victim = Victim(bench, f"r{number}", choose)
-        try:
-            for _ in range(4 * A_RUN):
-                if victim.run.done or victim.killed.total() >= min(A_RUN, kills - killed.total()):
-                    break
-                victim.kill()
-            victim.finish()
-            check(victim.run, reference)
-        except (Broken, subprocess.TimeoutExpired) as error:
-            killed += victim.killed
-            print(f"run {number} of seed {seed}: {error} (see {folder})")
-            break
-        killed += victim.killed
-        survived += victim.killed.total()
+@dataclass
+class Tally:
+    """How many kills there were, by what was killed; how many a run survived, and how many left no trace."""
+
+    killed: Counter[str] = field(default_factory=Counter)
+    survived: int = 0
+    identical: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.killed + other.killed, self.survived + other.survived, self.identical + other.identical)
+
+
+def campaign(folder: Path, engine: Path, subject: Subject, kills: int, seed: int) -> Tally:
+    """Kill so often; it ends early where a run came to another end than the undisturbed one."""
+    tally = Tally()
+    with small_disk(folder / "home", subject.disk_mb) as mounted:
+        if not mounted:
+            print("No disk can be mounted here (root may): no disk is filled.")
+        bench = Bench(folder, engine, subject, mounted)
+        reference = undisturbed(bench)
+        print(
+            f"undisturbed: {reference.state.step} of {reference.state.steps} steps, {reference.state.note}", flush=True
+        )
+        choose = random.Random(seed)
+        number = 0
+        while tally.killed.total() < kills:
+            number += 1
+            if not one_run(bench, reference, f"r{number}", choose, kills - tally.killed.total(), tally):
+                print(f"That was run {number} of seed {seed} on {subject.base.name}.")
+                break
+        end_all(folder)
+    return tally
+
+
+def one_run(bench: Bench, reference: Run, name: str, choose: random.Random, most: int, tally: Tally) -> bool:
+    """Train once with at most `most` kills, which `tally` counts; whether all was as it should be."""
+    victim = Victim(bench, name, choose)
+    wrong: object = None
+    try:
+        for _ in range(4 * A_RUN):
+            if victim.run.done or victim.killed.total() >= min(A_RUN, most):
+                break
+            victim.kill()
+        victim.finish()
+        check(victim.run, reference)
+        tally.survived += victim.killed.total()
         if not identical(victim.run, reference):
-            print(f"run {number} of seed {seed}: its adapters are others (see {folder})")
-            break
-        same += victim.killed.total()
-        shutil.rmtree(victim.run.folder)
-        print(f"{killed.total()} kills: {dict(victim.killed)} in r{number}", flush=True)
-    return killed, survived, same
+            wrong = "its adapters are others"
+    except (Broken, subprocess.TimeoutExpired) as error:
+        wrong = error
+    tally.killed += victim.killed
+    if wrong:
+        kept = Path(tempfile.mkdtemp(prefix="faults-train-")) / name
+        shutil.copytree(victim.run.folder, kept, ignore_dangling_symlinks=True)
+        print(f"{wrong} (see {kept})")
+        return False
+    tally.identical += victim.killed.total()
+    shutil.rmtree(victim.run.folder)
+    print(f"{tally.killed.total()} kills: {dict(victim.killed)} in {name}", flush=True)
+    return True
 
 
 def end_all(folder: Path) -> None:
@@ -349,20 +461,39 @@ def main() -> int:
     """Kill and compare, as often as was asked; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, metavar="N", help="how often (default: 200)")
+    parser.add_argument("--real", type=int, default=20, metavar="N", help="how many of these on SmolLM2 (default: 20)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random moments")
     options = parser.parse_args()
+    on_real = min(options.real, options.kills)
+    if on_real:
+        try:
+            real_model("smollm2")
+        except Unavailable as error:
+            print(f"No kill is on SmolLM2, all are on the tiny base: {error}")
+            on_real = 0
+    # Before the user data folder is another.
+    engine = installed().folder
     folder = Path(tempfile.mkdtemp(prefix="faults-train-"))
-    began = time.monotonic()
+    total = Tally()
     try:
-        killed, survived, same = campaign(folder, options.kills, options.seed)
+        for name, kills in (("tiny", options.kills - on_real), ("smollm2", on_real)):
+            if not kills:
+                continue
+            began = time.monotonic()
+            place = folder / name
+            place.mkdir()
+            subject = tiny(place) if name == "tiny" else real()
+            tally = campaign(place, engine, subject, kills, options.seed)
+            counted = ", ".join(f"{n} × {what}" for what, n in sorted(tally.killed.items()))
+            print(f"{subject.base.name}: {counted} in {time.monotonic() - began:.0f} s", flush=True)
+            total += tally
+            if not tally.killed.total() == tally.identical == kills:
+                break
     finally:
         end_all(folder)
-    print(", ".join(f"{n} × {what}" for what, n in sorted(killed.items())), f"in {time.monotonic() - began:.0f} s")
-    print(f"{killed.total()} kills, {survived} survived, {same} identical")
-    if killed.total() == survived == same == options.kills:
-        shutil.rmtree(folder)
-        return 0
-    return 1
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"{total.killed.total()} kills, {total.survived} survived, {total.identical} identical")
+    return 0 if total.killed.total() == total.survived == total.identical == options.kills else 1
 
 
 if __name__ == "__main__":

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from meton_plugins.finetune.engine.package import find
 from meton_plugins.finetune.gguf.tiny import make_tiny
 from meton_plugins.finetune.paths import Home, engine_dir, private_dir, queue_file
 from meton_plugins.finetune.train.runs import Run
 
+from .engine import installed_or_skip
 from .runs import Bench, Ingredients, end_workers, small_dataset
 
 
 @pytest.fixture(scope="session")
 def ingredients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingredients]:
     """Made once. The base must be left as it is."""
-    installed = find()  # the user's own: no test has moved the user data folder yet
-    if installed is None:
-        reason = "The training engine is not installed: run `meton-finetune finetune setup`, then the tests again."
-        if os.environ.get("REQUIRE_ENGINE") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    installed = installed_or_skip()
     folder = tmp_path_factory.mktemp("ingredients")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(folder / "share"))
