@@ -93,7 +93,7 @@ def case(folder: Path, size: str, kind: str, ctx_size: int, threads: int) -> dic
     began = time.monotonic()
     plan = foresee(host, home, made_of)
     planned = time.monotonic() - began
-    run = create(home, made_of, workers=plan.time.threads, plan=plan.model_dump(mode="json"))
+    run = create(home, made_of, compute=plan.compute, plan=plan.model_dump(mode="json"))
     began = time.monotonic()
     start(run)
     cpu = watch(run)

@@ -28,7 +28,7 @@ import real_table  # noqa: E402
 import record  # noqa: E402
 from real_cases import CASES, Case  # noqa: E402
 from real_grid import change_per_step  # noqa: E402
-from real_runs import Bench, Failed, manner_of, seconds_of, tokens_per_s  # noqa: E402
+from real_runs import Bench, Failed, compute_of, seconds_of, tokens_per_s  # noqa: E402
 from train_results import measured_code  # noqa: E402
 from train_venv import torch_python  # noqa: E402
 
@@ -93,7 +93,7 @@ class Proof:
     def long(self) -> Values:
         """The run that nobody touches."""
         run = self.bench.train("long", self.case.long)
-        state, (whose, numbers) = run.state, manner_of(run)
+        state, (whose, numbers) = run.state, compute_of(run)
         return {
             "pass": whose, "precision": numbers, "seconds": seconds_of(run), "peak_mb": state.peak_rss_mb,
             "tokens_per_s": tokens_per_s(run), "base_loss": state.base_loss, "tuned_loss": state.validation_loss,
@@ -104,7 +104,7 @@ class Proof:
         """In F32: PEFT goes the same way."""
         run = self.bench.train("short", self.case.short, "f32")
         losses = [event["loss"] for event in run.events() if event["event"] == "step"]
-        return {"losses": losses, "tokens_per_s": tokens_per_s(run), "pass": manner_of(run)[0], "note": run.state.note}
+        return {"losses": losses, "tokens_per_s": tokens_per_s(run), "pass": compute_of(run)[0], "note": run.state.note}
 
     def losses(self) -> Values:
         """Of the short run's base and adapter over all learned tokens, and what PEFT begins with."""
@@ -121,7 +121,7 @@ class Proof:
         rows = self.case.speed_rows
         training = self.case.short.__class__(rows, 1, self.case.short.learning_rate)
         run = self.bench.train("speed", training)
-        return {"tokens_per_s": tokens_per_s(run), "precision": manner_of(run)[1]}
+        return {"tokens_per_s": tokens_per_s(run), "precision": compute_of(run)[1]}
 
     def peft_bf16(self) -> Values:
         """Its speed in bf16, which may be its best."""

@@ -213,10 +213,7 @@ def seconds_of(run: Run) -> float:
     return (at[-1] - at[0]).total_seconds()
 
 
-def manner_of(run: Run) -> tuple[str, str]:
-    """Whose pass a run went by, and in which numbers; of the library's own that is the base's types."""
-    log = (run.folder / "engine.log").read_text(encoding="utf-8", errors="replace")
-    lines = [line for line in log.splitlines() if line.startswith("own pass: ")]
-    if not lines:
-        return "library", "f32"
-    return "own", "bf16" if ", bf16," in lines[-1] else "f32"
+def compute_of(run: Run) -> tuple[str, str]:
+    """Whose pass a run went by, and in which numbers, as run.json records it."""
+    compute = run.record.compute
+    return (compute.trainer, compute.precision) if compute else ("library", "f32")

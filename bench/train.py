@@ -26,12 +26,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import record  # noqa: E402
 import train_results as results  # noqa: E402
 import train_table  # noqa: E402
-from meton_plugins.finetune.engine.manner import BF16_FLAGS  # noqa: E402
 from train_cases import TINY, Case, chosen, groups, quick  # noqa: E402
 from train_pace import Pace  # noqa: E402
 from train_shapes import CACHE, SHAPES, random_base  # noqa: E402
 from train_venv import NAMED, torch_python  # noqa: E402
 
+from meton_plugins.finetune.engine.compute import BF16_FLAGS  # noqa: E402
 from meton_plugins.finetune.engine.costs import probe  # noqa: E402
 from meton_plugins.finetune.engine.process import _MALLOC  # noqa: E402
 from meton_plugins.finetune.errors import FinetuneError  # noqa: E402
@@ -111,7 +111,7 @@ class Bench:
         else:
             python, script = sys.executable, "train_ours.py"
             job |= {
-                "base": str(base), "weights": "packed" if side == "ours_low" else "auto",
+                "base": str(base), "weights": "packed" if side == "ours_low" else "unpacked",
                 "precision": "bf16" if side == "ours_bf16" else "f32",
             }  # fmt: skip
             # As engine/process.py starts the engine: how glibc gives memory back is part of the peak.
@@ -137,12 +137,15 @@ class Bench:
 
 
 def planned_mb(base: Path, ctx: int, rank: int, threads: int) -> float:
-    """What the planner foresees for rows of `ctx` tokens in F32, from the short ones that it measures."""
-    room, weights = available_mb(), trainable(base, rank, PROJECTIONS)
-    with tempfile.TemporaryDirectory() as folder:
-        cost = probe(
-            base, Path(folder), rank=rank, targets=PROJECTIONS, adapter=weights, longest=ctx, room_mb=room,
-            workers=threads, precision="f32",
+    """What the planner foresees for rows of `ctx` tokens in F32, weights packed, from the blocks that it measures."""
+    room, adapter = available_mb(), trainable(base, rank, PROJECTIONS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for side in ("train", "validation"):
+            (folder / f"{side}.jsonl").touch()  # without rows, it makes one of `ctx` tokens
+        _, cost = probe(
+            base, folder, [], folder, system="", learned="last", ctx_size=ctx, rank=rank, targets=PROJECTIONS,
+            adapter=adapter, longest=ctx, room_mb=room, workers=threads, precision="f32", weights="packed",
         )  # fmt: skip
     return peaks(cost, room)(ctx)
 

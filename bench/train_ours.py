@@ -17,19 +17,18 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import numpy as np  # noqa: E402
-from meton_plugins.finetune.engine.manner import manner_of  # noqa: E402
-from meton_plugins.finetune.engine.opening import open_trainer  # noqa: E402
 from train_measure import measure, megabytes, quiet_output, read_job, steps_of, tell  # noqa: E402
 from train_rows import Row  # noqa: E402
 
-from meton_plugins.finetune.engine.accelerated import GraphTrainer  # noqa: E402
+from meton_plugins.finetune.engine.accelerated import NativeTrainer  # noqa: E402
 from meton_plugins.finetune.engine.adamw import AdamW, mean_gradient  # noqa: E402
 from meton_plugins.finetune.engine.adapted import Adapter  # noqa: E402
+from meton_plugins.finetune.engine.compute import ComputeConfig  # noqa: E402
 from meton_plugins.finetune.engine.gradient import Trainer  # noqa: E402
 from meton_plugins.finetune.engine.library import Library  # noqa: E402
 from meton_plugins.finetune.engine.model import Model  # noqa: E402
 from meton_plugins.finetune.engine.package import installed  # noqa: E402
-from meton_plugins.finetune.gguf.inspect import inspect  # noqa: E402
+from meton_plugins.finetune.engine.trainer_factory import open_trainer  # noqa: E402
 
 #: As PyTorch's.
 LEARNING_RATE: Final = 1e-4
@@ -42,16 +41,14 @@ def open_ours(
     library: Library, base: Path, *, longest: int, threads: int, adapter: Adapter, precision: str, weights: str
 ) -> Iterator[tuple[Trainer, str]]:
     """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
-    manner = manner_of(library.engine, inspect(base), longest, precision=precision, weights=weights)
-    notes: list[str] = []
+    compute = ComputeConfig.model_validate({"precision": precision, "weights": weights, "threads": threads})
     tokens = np.arange(1, 40, dtype=np.int32)
-    with (
-        Model(library, base) as model,
-        open_trainer(model, base, longest, threads, adapter, manner, tokens, notes.append) as trainer,
-    ):
-        if notes or not isinstance(trainer, GraphTrainer) or manner.bf16 != (precision == "bf16"):
-            raise SystemExit(f"This would be no measurement of our own pass in {precision}: {notes}")
-        kept, numbers = "unpacked" if manner.unpacked else "packed", "bf16" if manner.bf16 else "F32"
+    with Model(library, base) as model, open_trainer(model, base, longest, adapter, compute) as trainer:
+        assert isinstance(trainer, NativeTrainer)
+        trainer.check(tokens, threads)
+        if trainer.bf16:
+            trainer.check_bf16(tokens, threads)
+        kept, numbers = weights, "bf16" if trainer.bf16 else "F32"
         yield trainer, f"our own pass, products in {numbers} by {trainer.blas}, weights {kept}"
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import record
-from meton_plugins.finetune.engine.manner import BF16_FLAGS
 from train_goals import judged
+
+from meton_plugins.finetune.engine.compute import BF16_FLAGS
 
 HERE: Final = Path(__file__).resolve().parent
 SUBJECT: Final = "train"

@@ -79,7 +79,7 @@ def test_a_run_trains_by_itself_to_its_end(bench: Bench, ingredients: Ingredient
     assert state.peak_rss_mb is not None
     assert (run.adapter("best").name, run.adapter("last").name) == ("best.gguf", "adapter.gguf")
     kinds = [event["event"] for event in run.events()]
-    assert kinds[:3] == ["rows", "rows", "begin"]
+    assert kinds[:4] == ["rows", "rows", "compute", "begin"]
     assert kinds[-1] == "finished"
     assert kinds.count("validation") == 7
     assert json.loads((run.folder / "done").read_text())["status"] == "finished"
@@ -368,7 +368,7 @@ def test_a_half_line_of_a_full_disk_costs_no_other(bench: Bench) -> None:
     with (run.folder / "events.jsonl").open("w") as file:
         file.write('{"event": "step", "st')
     resumed(run)
-    assert [event["event"] for event in run.events()][:3] == ["rows", "rows", "begin"]
+    assert [event["event"] for event in run.events()][:4] == ["rows", "rows", "compute", "begin"]
     assert steps(run) == list(range(1, 11))
 
 
