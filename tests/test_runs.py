@@ -79,7 +79,7 @@ def test_a_run_trains_by_itself_to_its_end(bench: Bench, ingredients: Ingredient
     assert state.peak_rss_mb is not None
     assert (run.adapter("best").name, run.adapter("last").name) == ("best.gguf", "adapter.gguf")
     kinds = [event["event"] for event in run.events()]
-    assert kinds[:4] == ["rows", "rows", "compute", "begin"]
+    assert kinds[:3] == ["rows", "rows", "begin"]
     assert kinds[-1] == "finished"
     assert kinds.count("validation") == 7
     assert json.loads((run.folder / "done").read_text())["status"] == "finished"
@@ -565,7 +565,10 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(bench: Bench,
         ({"versions": {"engine": "0.1.0"}}, f"it began with the engine 0.1.0 and goes on with {VERSION}"),
         ({"versions": {"backend": "old.so"}}, "it began with the backend old.so and goes on with "),
         ({"versions": {"products": "oneDNN 1.0"}}, "it began with products by oneDNN 1.0 and goes on with "),
-        ({"threads": 999}, "it began on 999 threads and goes on with "),
+        (
+            {"threads": 999, "compute": {"trainer": "library", "threads": 999}},
+            "it began on 999 threads and goes on with ",
+        ),
     ],
     ids=["engine", "backend", "products", "threads"],
 )
@@ -593,12 +596,12 @@ def test_what_cannot_be_kept_is_said(bench: Bench, change: dict[str, Any], note:
 def test_a_run_that_does_not_say_its_products_began_with_numpys(bench: Bench) -> None:
     record, engine = bench.create().record, find()
     assert engine is not None
-    assert lost(record, engine) is None
+    assert lost(record, engine, 2) is None
     older = record.model_copy(update={"versions": {"engine": VERSION, "backend": engine.backend}})
-    assert lost(older, replace(engine, products="")) is None
-    assert "with products by NumPy's BLAS and goes on with oneDNN" in str(lost(older, replace(engine, products="x")))
+    assert lost(older, replace(engine, products=""), 2) is None
+    assert "with products by NumPy's BLAS and goes on with oneDNN" in str(lost(older, replace(engine, products="x"), 2))
     plain = older.model_copy(update={"settings": record.settings.model_copy(update={"accelerate": False})})
-    assert lost(plain, replace(engine, products="x")) is None
+    assert lost(plain, replace(engine, products="x"), 2) is None
 
 
 def test_nothing_is_said_where_all_is_kept(trained: Run) -> None:

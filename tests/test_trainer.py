@@ -47,7 +47,7 @@ class Run:
             (folder / "dataset" / f"{side}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         self.job: dict[str, Any] = {
             "folder": str(folder), "base": str(base), "system": "", "learned": "last", "settings": {},
-            "cores": 1, "room_mb": 1e4, "compute": ComputeConfig().model_dump(),
+            "cores": 1, "threads": 1, "room_mb": 1e4, "compute": ComputeConfig().model_dump(),
         }  # fmt: skip
         self.settings(epochs=2, lora_rank=4, lora_alpha=8, learning_rate=1e-2, ctx_size=128, save_steps=2)
 

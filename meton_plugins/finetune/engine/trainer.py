@@ -47,7 +47,7 @@ def with_system(messages: list[dict[str, str]], system: str) -> list[dict[str, s
 
 
 def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Train as `job` says (base, folder, system, learned, settings), from its newest checkpoint if any.
+    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint if any.
 
     `start`, where the job has one: an adapter to begin with. `compute`: how, as recorded; where there is none it is
     decided here, and recorded before the first step. `cores` and `room_mb`: what this machine has for that.
@@ -122,11 +122,12 @@ class _Computing:
             if not resumed:
                 self._say()
             return
-        settings, job = self._settings, self._job
+        settings, job, cores = self._settings, self._job, int(self._job["cores"])
+        # An older version recorded its threads, and nothing else.
+        threads = min(int(job["threads"]), cores) if resumed else settings.threads
         wishes = Wishes(
-            settings.accelerate and not settings.gpu_layers, settings.precision, settings.weights, settings.threads,
-            int(job["cores"]),
-        )  # fmt: skip
+            settings.accelerate and not settings.gpu_layers, settings.precision, settings.weights, threads, cores
+        )
         rising = sorted(self._rows, key=lambda row: row.length)
         self._record(
             autotune(self._model, self._base, inspect(self._base), rising, self._adapter, wishes, float(job["room_mb"]))
@@ -142,8 +143,11 @@ class _Computing:
     def open(self, adapter: Adapter) -> Trainer:
         """A trainer for `adapter`; where what was recorded cannot be had on this machine, with what can be."""
         while True:
+            compute = self.compute
+            if not compute.own:  # its threads wait for each other without end where there are fewer cores
+                compute = compute.model_copy(update={"threads": min(compute.threads, int(self._job["cores"]))})
             try:
-                return open_trainer(self._model, self._base, self._longest, adapter, self.compute)
+                return open_trainer(self._model, self._base, self._longest, adapter, compute)
             except Unsupported as error:
                 if self.compute.precision == "bf16":
                     changed = self.compute.model_copy(update={"precision": "f32", "weights": "packed"})

@@ -95,7 +95,7 @@ class Worker:
         _check_start(self.run, record)
         engine, cores = installed(), threads()
         device = gpu.describe() if record.settings.gpu_layers else None
-        if changed := lost(record, engine, device):
+        if changed := lost(record, engine, cores, device):
             self.ledger.note(changed)
         settings = record.settings.model_dump(mode="json")
         if (self.run.folder / CHAT_TEMPLATE).is_file():
@@ -103,7 +103,7 @@ class Worker:
         start = self.run.folder / START
         job = {
             "kind": "train", "folder": str(self.run.folder), "base": record.base.path, "system": record.system,
-            "learned": record.learned, "settings": settings, "cores": cores,
+            "learned": record.learned, "settings": settings, "cores": cores, "threads": record.threads,
             "room_mb": max(0.0, available_mb() - RESERVE_MB), "created": record.created,
             "nice": record.settings.nice, "start": str(start) if start.is_file() else None,
         }  # fmt: skip
