@@ -33,8 +33,8 @@ def random_rows(name: str, seed: int = 0) -> npt.NDArray[np.uint8]:
         halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_1": (0, 2), "Q5_1": (0, 2)}
         halves |= dict.fromkeys(("Q4_K", "Q5_K"), (0, 2))
         for offset in halves.get(name, (0,)):
-            scale = (random.uniform(0.01, 0.02, (len(blocks), 1)) * random.choice([-1, 1], (len(blocks), 1))).astype("<f2")
-            blocks[:, offset : offset + 2] = scale.view(np.uint8)
+            scale = random.uniform(0.01, 0.02, (len(blocks), 1)) * random.choice([-1, 1], (len(blocks), 1))
+            blocks[:, offset : offset + 2] = scale.astype("<f2").view(np.uint8)
     return blocks.reshape(ROWS, -1)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-__all__ = ["GRIDS", "Tally", "has_grid", "move", "random_numbers"]
+__all__ = ["FLOATS", "GRIDS", "Tally", "has_grid", "move", "random_numbers"]
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.float32]
@@ -54,7 +54,8 @@ class Plane(NamedTuple):
         """The field of each quant, [blocks, quants]."""
         whole = blocks[:, self.offset : self.offset + self.groups * self.lanes]
         fields = whole.reshape(-1, self.groups, 1, self.lanes) >> self.shifts
-        return (fields & np.uint8((1 << self.width) - 1)).reshape(len(blocks), -1)
+        values: Bytes = (fields & np.uint8((1 << self.width) - 1)).reshape(len(blocks), -1)
+        return values
 
     def write(self, blocks: Bytes, values: Bytes) -> None:
         """Replace the field of each quant by the low bits of `values`."""
@@ -81,15 +82,19 @@ class Grid(NamedTuple):
 
     def codes(self, blocks: Bytes) -> Bytes:
         """The code of each quant, [blocks, size]."""
-        codes, shift = self.planes[0].read(blocks), self.planes[0].width
+        codes: Bytes = self.planes[0].read(blocks)
+        shift = self.planes[0].width
         for plane in self.planes[1:]:
             codes |= plane.read(blocks) << np.uint8(shift)
             shift += plane.width
-        return codes ^ SIGN if self.signed else codes
+        if self.signed:
+            codes ^= SIGN
+        return codes
 
     def with_codes(self, blocks: Bytes, codes: Bytes) -> Bytes:
         """A copy of `blocks` with other quants."""
-        written, shift = blocks.copy(), 0
+        written: Bytes = blocks.copy()
+        shift = 0
         codes = codes ^ SIGN if self.signed else codes
         for plane in self.planes:
             plane.write(written, codes >> np.uint8(shift))
@@ -128,7 +133,8 @@ def random_numbers(seed: int, name: str, first_row: int, rows: int, columns: int
     raw = np.random.Philox(key=key, counter=first_row * steps).random_raw(rows * steps * PER_STEP // 2)
     # 24 bits, as many as an F32 holds: a larger number could be rounded to 1.
     bits = raw.view(np.uint32).reshape(rows, -1)[:, :columns] >> np.uint32(8)
-    return bits.astype(np.float32) * np.float32(2.0**-24)
+    numbers: Numbers = bits.astype(np.float32) * np.float32(2.0**-24)
+    return numbers
 
 
 def move(kind: GGMLQuantizationType, rows: Bytes, change: Numbers, random: Numbers) -> tuple[Bytes, Tally]:
@@ -211,12 +217,14 @@ def _move_floats(kind: str, rows: Bytes, change: Numbers, random: Numbers) -> tu
 def _value(kind: str, code: npt.NDArray[np.uint16]) -> Numbers:
     if kind == "F16":
         return code.view(np.float16).astype(np.float32)
-    return (code.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    value: Numbers = (code.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return value
 
 
 def _half(blocks: Bytes, offset: int) -> Numbers:
     """The F16 number at `offset` of each block, [blocks, 1]."""
-    return blocks[:, offset : offset + 2].copy().view("<f2").astype(np.float32)
+    number: Numbers = blocks[:, offset : offset + 2].copy().view("<f2").astype(np.float32)
+    return number
 
 
 def _first_half(blocks: Bytes) -> Numbers:
@@ -224,14 +232,14 @@ def _first_half(blocks: Bytes) -> Numbers:
 
 
 def _q2_k(blocks: Bytes) -> Numbers:
-    return _half(blocks, 80) * (blocks[:, :16] & np.uint8(15))
+    return np.asarray(_half(blocks, 80) * (blocks[:, :16] & np.uint8(15)), np.float32)
 
 
 def _q3_k(blocks: Bytes) -> Numbers:
     low = (blocks[:, 96:104].reshape(-1, 1, 8) >> np.array([[0], [4]], np.uint8)).reshape(-1, 16) & np.uint8(15)
     high = (blocks[:, 104:108].reshape(-1, 1, 4) >> np.array([[0], [2], [4], [6]], np.uint8)).reshape(-1, 16)
     scales = (low | ((high & np.uint8(3)) << np.uint8(4))).astype(np.float32) - np.float32(32)
-    return _half(blocks, 108) * scales
+    return np.asarray(_half(blocks, 108) * scales, np.float32)
 
 
 def _q4_k(blocks: Bytes) -> Numbers:
@@ -239,23 +247,25 @@ def _q4_k(blocks: Bytes) -> Numbers:
     scales = np.empty((len(blocks), 8), np.uint8)
     scales[:, :4] = packed[:, :4] & np.uint8(63)
     scales[:, 4:] = (packed[:, 8:] & np.uint8(15)) | ((packed[:, :4] >> np.uint8(6)) << np.uint8(4))
-    return _half(blocks, 0) * scales
+    return np.asarray(_half(blocks, 0) * scales, np.float32)
 
 
 def _q6_k(blocks: Bytes) -> Numbers:
-    return _half(blocks, 208) * blocks[:, 192:208].view(np.int8)
+    return np.asarray(_half(blocks, 208) * blocks[:, 192:208].view(np.int8), np.float32)
 
 
 def _iq4_xs(blocks: Bytes) -> Numbers:
     low = (blocks[:, 4:8].reshape(-1, 4, 1) >> np.array([0, 4], np.uint8)).reshape(-1, 8) & np.uint8(15)
     high = (blocks[:, 2:4].copy().view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16)).astype(np.uint8) & np.uint8(3)
-    return _half(blocks, 0) * ((low | (high << np.uint8(4))).astype(np.float32) - np.float32(32))
+    scales = (low | (high << np.uint8(4))).astype(np.float32) - np.float32(32)
+    return np.asarray(_half(blocks, 0) * scales, np.float32)
 
 
 def _mxfp4(blocks: Bytes) -> Numbers:
     exponent = blocks[:, :1].astype(np.uint32)
     small, normal = np.uint32(0x00200000) << np.minimum(exponent, 1), (np.maximum(exponent, 1) - 1) << np.uint32(23)
-    return np.where(exponent < 2, small, normal).astype(np.uint32).view(np.float32)
+    scales: Numbers = np.where(exponent < 2, small, normal).astype(np.uint32).view(np.float32)
+    return scales
 
 
 _IQ4: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
