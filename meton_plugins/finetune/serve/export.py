@@ -92,7 +92,8 @@ def _write(path: Path, base: Path, adapter: Path, quant: str, tell: Progress) ->
     # A type that was asked for is none that a tensor was driven to.
     return ExportedFile(
         quant=quant, path=str(path), sha256=sha256, bytes=path.stat().st_size, types=written.types,
-        retyped=written.retyped if quant == "base" else {}, change_per_step=written.change_per_step, clipped=written.clipped, seed=SEED,
+        retyped=written.retyped if quant == "base" else {}, change_per_step=written.change_per_step,
+        clipped=written.clipped, seed=SEED,
     )  # fmt: skip
 
 
