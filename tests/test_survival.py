@@ -310,3 +310,47 @@ def test_another_adapter_is_measured_anew(typed: Typed, trained: Run) -> None:
     assert second is not None
     assert first.base == second.base
     assert first.adapter != second.adapter
+
+
+def test_an_export_of_an_earlier_version_is_read(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had a merged F16 file, and recorded neither types nor what each file keeps."""
+    typed("model --quant q8_0")
+    file = typed.folder / "export.json"
+    record = json.loads(file.read_text())
+    for name in ("kept", "types", "retyped", "change_per_step", "clipped", "seed"):
+        del record["files"][0][name]
+    record["survival"] |= {"merged": 2.5, "merged_broken": False}
+    del record["survival"]["side"]
+    file.write_text(json.dumps(record))
+    monkeypatch.setattr("meton_plugins.finetune.serve.survival.count_tokens", never)
+    said = typed("model --quant q8_0")
+    assert "Everything was there already" in said
+    assert "validation row" in said
+    assert typed.json("model --quant q8_0")["keeps"]["q8_0"] == pytest.approx(1, abs=0.05)
+    assert typed.export.files[0].seed is None
+
+
+def test_what_is_known_of_a_file_is_recorded(typed: Typed) -> None:
+    typed("model --quant base,q8_0")
+    base, q8_0 = typed.export.files
+    assert (base.quant, q8_0.quant) == ("base", "q8_0")
+    assert Path(base.path).name == "one-base.gguf"
+    assert base.types == {"F32": base.types["F32"]}
+    assert q8_0.types["Q8_0"] > 0
+    for each in (base, q8_0):
+        assert each.retyped == {}
+        assert each.seed is not None
+        assert each.kept == pytest.approx(1, abs=0.05)
+
+
+def test_a_small_part_of_a_step_and_what_is_left_out_are_said() -> None:
+    export = made(GAIN, base=1.5)
+    export.files[0] = export.files[0].model_copy(
+        update={"change_per_step": 0.004, "clipped": 0.25, "types": {"F32": 90, "Q4_K": 60, "Q6_K": 10}}
+    )
+    first, second, third = warnings(export)
+    assert first.endswith("q8_0 should keep more: type /export model one --quant q8_0.")
+    assert second.startswith("Its change is 0.004 of a quantization step: a longer training")
+    assert third.startswith("25% of the change does not fit into base, whose scales stay the base's")
+    export.files[0].types = {"F32": 90, "Q8_0": 60}
+    assert "--quant f16." in warnings(export)[0]
