@@ -78,7 +78,7 @@ def test_each_verb_has_help(typed: Typed, verb: str) -> None:
     [
         ("frobnicate", 2, "/export has no word 'frobnicate': it has model, adapter, report."),
         ("model one two", 2, "/export model does not take two"),
-        ("model --quant q9_9", 2, "There is no quantization 'q9_9': choose one of f16, q8_0"),
+        ("model --quant q9_9", 2, "There is no quantization 'q9_9': choose one of base, f16, q8_0"),
         ("model --quant '[/INST]'", 2, "There is no quantization '[/INST]'"),
         ("model --quant ''", 2, "Say which quantization to write, such as --quant q4_k_m."),
         ("model --quant ,,", 2, "Say which quantization to write"),
@@ -121,7 +121,7 @@ def test_a_model_in_two_types(typed: Typed, bench: Bench, trained: Run) -> None:
     assert stat.S_IMODE(typed.folder.stat().st_mode) == 0o700
 
 
-def test_the_f16_file_goes_when_nobody_asked_for_it(typed: Typed) -> None:
+def test_an_unquantized_base_is_quantized_unless_said_otherwise(typed: Typed) -> None:
     typed("model")
     assert typed.files == ["export.json", "one-q4_k_m.gguf"]
 
@@ -283,11 +283,8 @@ def small_models(bench: Bench) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", models], check=True)
 
 
-@pytest.mark.parametrize("filler", [200_000, 0], ids=["merging", "quantizing"])
-def test_the_disk_fills_up_in_the_middle(
-    typed: Typed, small_models: Path, monkeypatch: pytest.MonkeyPatch, filler: int
-) -> None:
-    (small_models / "filler").write_bytes(b"\0" * filler)
+def test_the_disk_fills_up_in_the_middle(typed: Typed, small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (small_models / "filler").write_bytes(b"\0" * 270_000)
     usage = shutil.disk_usage("/")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _path: usage)
@@ -317,34 +314,38 @@ def test_one_export_of_a_run_at_a_time(typed: Typed, bench: Bench) -> None:
 SLOW_MERGE = """
 import sys, time
 from meton_plugins.finetune.gguf import merge
-quick = merge._halved
+quick = merge._quantized
 def slow(*arguments):
     time.sleep(0.05)
     return quick(*arguments)
-merge._halved = slow
+merge._quantized = slow
 from meton_plugins.finetune.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("moment", "code"),
-    [(".one-f16.gguf.*.tmp", SLOW_MERGE), ("one-f16.gguf", None), (".one-q8_0.gguf.*.tmp", None)],
-    ids=["merging", "merged", "quantizing"],
-)
+@pytest.mark.parametrize(("quant", "code"), [("f16", SLOW_MERGE), ("q8_0", None)])
 def test_a_killed_export_leaves_nothing_under_a_files_name(
-    typed: Typed, bench: Bench, moment: str, code: str | None
+    typed: Typed, bench: Bench, quant: str, code: str | None
 ) -> None:
-    words = ["export", "model", "one", "--quant", "q8_0"]
+    words = ["export", "model", "one", "--quant", quant]
     program = ["-c", code] if code else ["-m", "meton_plugins.finetune"]
+    moment = f".one-{quant}.gguf.*.tmp"
     with subprocess.Popen([sys.executable, *program, *words], stdout=subprocess.PIPE, text=True) as session:
         until(lambda: list(typed.folder.glob(moment)) or session.poll() is not None, f"there is {moment}")
         assert session.poll() is None, "the export was over before the test could touch it"
         session.send_signal(signal.SIGKILL)
         session.wait()
     assert "export.json" not in typed.files
-    assert "one-q8_0.gguf" not in typed.files
-    assert [line.split()[0] for line in typed("model one --quant q8_0").splitlines()[:1]] == ["q8_0"]
+    assert f"one-{quant}.gguf" not in typed.files
+    assert [line.split()[0] for line in typed(f"model one --quant {quant}").splitlines()[:1]] == [quant]
+    assert typed.files == ["export.json", f"one-{quant}.gguf"]
+
+
+def test_the_f16_file_of_a_killed_earlier_version_goes(typed: Typed) -> None:
+    typed.folder.mkdir(parents=True, mode=0o700)
+    (typed.folder / "one-f16.gguf").write_bytes(b"half")
+    typed("model --quant q8_0")
     assert typed.files == ["export.json", "one-q8_0.gguf"]
 
 
@@ -358,12 +359,10 @@ def test_progress_names_its_stages(bench: Bench, trained: Run) -> None:
         lambda stage, done, total: stages.setdefault(stage, []).append((done, total)),
     )
     assert list(stages) == [
-        "merging",
-        "quantizing to q8_0",
+        "writing q8_0",
         "hashing q8_0",
         "measuring the base",
         "measuring the adapter",
-        "measuring the merged file",
         "measuring q8_0",
     ]
     for seen in stages.values():

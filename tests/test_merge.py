@@ -26,6 +26,7 @@ from meton_plugins.finetune.engine.model import Decoder, Model
 from meton_plugins.finetune.engine.package import Engine
 from meton_plugins.finetune.errors import ModelError
 from meton_plugins.finetune.gguf import merge as merging
+from meton_plugins.finetune.gguf import stream
 from meton_plugins.finetune.gguf.inspect import check_trainable, inspect, open_gguf
 from meton_plugins.finetune.gguf.merge import f16_copy, merge
 from tools import mainline
@@ -90,7 +91,7 @@ def test_merged_logits_are_those_of_base_and_adapter(
     path = base(architecture, "bpe", kind)
     adapter = write_adapter(tmp_path / "a.gguf", path)
     out = tmp_path / "m.gguf"
-    assert merge(path, adapter, out) == 7 * inspect(path).layers
+    assert merge(path, adapter, out).adapted == 7 * inspect(path).layers
     together = logits(library, path, adapter)
     assert np.abs(logits(library, out) - together).max() < tolerance
     assert np.abs(logits(library, path) - together).max() > 4 * tolerance  # the adapter does something
@@ -98,7 +99,7 @@ def test_merged_logits_are_those_of_base_and_adapter(
 
 @pytest.mark.parametrize("block", [7, 4096])
 def test_merged_matrices_are_the_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(merging, "BLOCK_ROWS", block)
+    monkeypatch.setattr(merging, "CHUNK_NUMBERS", 32 * block)
     path = make_base(tmp_path / "b.gguf", **SMALL)
     adapter = write_adapter(tmp_path / "a.gguf", path, rank=3, alpha=12.0)
     merge(path, adapter, tmp_path / "m.gguf")
@@ -189,8 +190,7 @@ def test_base_with_an_alignment_of_its_own(library: Library, tmp_path: Path, ali
         pass
 
 
-def test_array_without_elements_is_left_out(tmp_path: Path) -> None:
-    # The format cannot say what it would hold; a reader that asks for the key finds none, as with an empty one.
+def test_array_without_elements_is_kept(tmp_path: Path) -> None:
     base = make_base(tmp_path / "b.gguf", **SMALL)
     reader = GGUFReader(base)
     writer = GGUFWriter(tmp_path / "e.gguf", "qwen2")
@@ -209,7 +209,7 @@ def test_array_without_elements_is_left_out(tmp_path: Path) -> None:
     start = open_gguf(tmp_path / "e.gguf").data_offset
     (tmp_path / "e.gguf").write_bytes(emptied[: start - 9] + bytes(9) + content[start:])
     f16_copy(tmp_path / "e.gguf", tmp_path / "h.gguf")
-    assert "mine.nothing" not in values(tmp_path / "h.gguf")
+    assert values(tmp_path / "h.gguf")["mine.nothing"][2] == []
 
 
 @pytest.mark.parametrize(
@@ -381,3 +381,158 @@ def test_raw_adapter_of_qwen2_has_bias_factors(library: Library, base: BaseMaker
     with Model(library, base("qwen2")) as model, RowTrainer(model, 64, 1, Adapter(rank=2)) as trainer:
         trainer.save(tmp_path / "raw.gguf")
     assert [t.name for t in GGUFReader(tmp_path / "raw.gguf").tensors if ".bias.lora_" in t.name]
+
+
+# In the base's own types
+
+#: A type for each kind of grid that gguf can write, and a mix as the library makes it.
+OWN: Any = ["f32", "f16", "bf16", "q8_0", "q4_0", "q5_0", "q4_k_m", "q2_k"]
+
+
+def bytes_of(path: Path) -> dict[str, bytes]:
+    """Every tensor's name with its bytes, in their order."""
+    header = open_gguf(path)
+    return {tensor.name: header.numbers(tensor).tobytes() for tensor in header.tensors}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_own_types_change_adapted_tensors_and_nothing_else(engine: Engine, tmp_path: Path, kind: str) -> None:
+    base = make_base(tmp_path / "b.gguf", "qwen3", kind=kind, width=256, inner=256, layers=2)
+    adapter = write_adapter(tmp_path / "a.gguf", base, size=0.001)
+    written = merge(base, adapter, tmp_path / "m.gguf", kind="base")
+    before, after = open_gguf(base), open_gguf(tmp_path / "m.gguf")
+    assert after.head == before.head
+    assert (tmp_path / "m.gguf").stat().st_size == base.stat().st_size
+    assert written.types == inspect(base).types
+    assert written.retyped == {}
+    old, new = bytes_of(base), bytes_of(tmp_path / "m.gguf")
+    adapted = {tensor.name.removesuffix(".lora_a") for tensor in open_gguf(adapter).tensors} & set(old)
+    assert len(adapted) == written.adapted == 14
+    assert {name for name in old if old[name] != new[name]} == adapted
+    assert (written.change_per_step is None) == (kind == "f32")
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
+def test_own_types_keep_the_change(engine: Engine, tmp_path: Path, kind: str) -> None:
+    """Along the change itself nearly all of it is there; the nearest value of the grid has hardly any."""
+    base = make_base(tmp_path / "b.gguf", "llama", kind=kind, width=256, inner=512, layers=1)
+    adapter = write_adapter(tmp_path / "a.gguf", base, size={"q8_0": 3e-5, "q4_k_m": 3e-4}[kind])
+    written = merge(base, adapter, tmp_path / "m.gguf", kind="base")
+    assert written.change_per_step is not None
+    assert written.change_per_step < 0.15
+    factors = {t.name: t.data.astype(np.float64) for t in GGUFReader(adapter).tensors}
+    before = {t.name: t for t in GGUFReader(base).tensors}
+    dot = square = 0.0
+    for tensor in GGUFReader(tmp_path / "m.gguf").tensors:
+        if f"{tensor.name}.lora_a" in factors:
+            change = 2.0 * factors[f"{tensor.name}.lora_b"] @ factors[f"{tensor.name}.lora_a"]
+            old = quants.dequantize(before[tensor.name].data, before[tensor.name].tensor_type)
+            moved = quants.dequantize(tensor.data, tensor.tensor_type) - old
+            dot, square = dot + float((moved * change).sum()), square + float((change * change).sum())
+    assert dot / square == pytest.approx(1 - written.clipped, abs=0.05)
+    assert written.clipped < 0.1
+
+
+def test_own_types_do_not_depend_on_threads_or_blocks(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base(tmp_path / "b.gguf", "llama", kind="q4_k_m", width=256, inner=512, layers=1)
+    adapter = write_adapter(tmp_path / "a.gguf", base, size=1e-3)
+    first = merge(base, adapter, tmp_path / "1.gguf", kind="base")
+    other = merge(base, adapter, tmp_path / "seed.gguf", kind="base", seed=2)
+    monkeypatch.setattr(merging, "MOST_THREADS", 1)
+    monkeypatch.setattr(merging, "CHUNK_NUMBERS", 256 * 5)
+    monkeypatch.setattr(stream, "BLOCK_NUMBERS", 256 * 3)
+    again = merge(base, adapter, tmp_path / "2.gguf", kind="base")
+    assert (tmp_path / "1.gguf").read_bytes() == (tmp_path / "2.gguf").read_bytes()
+    assert first.change_per_step == pytest.approx(again.change_per_step)
+    assert (tmp_path / "1.gguf").read_bytes() != (tmp_path / "seed.gguf").read_bytes()
+    assert other.types == first.types
+
+
+def test_own_types_keep_alignment_unknown_keys_and_other_tensors(engine: Engine, tmp_path: Path) -> None:
+    base = make_base(tmp_path / "b.gguf", "llama", kind="q8_0", width=32, inner=32, layers=1)
+    path = rewrite(base, tmp_path / "r.gguf", alignment=128, add={"mine.numbers": [1, 2], "mine.text": "Größe"})
+    merge(path, write_adapter(tmp_path / "a.gguf", path, size=0.001), tmp_path / "m.gguf", kind="base")
+    assert open_gguf(tmp_path / "m.gguf").head == open_gguf(path).head
+    assert open_gguf(tmp_path / "m.gguf").alignment == 128
+
+
+def codebook_base(path: Path, base: Path, name: str) -> Path:
+    """`base` with its projections as random blocks of a type without a grid of its own."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    random, kind = np.random.default_rng(3), GGMLQuantizationType[name]
+    weights, size = GGML_QUANT_SIZES[kind]
+    header = open_gguf(base)
+    writer_tensors, types = [], []
+    for tensor in header.tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            blocks = random.integers(0, 256, (tensor.n_elements // weights, size), np.uint8)
+            blocks[:, :2] = np.full((len(blocks), 1), 0.001, "<f2").view(np.uint8)
+            writer_tensors.append(blocks.tobytes())
+            types.append((tensor, kind))
+        else:
+            writer_tensors.append(header.numbers(tensor).tobytes())
+            types.append((tensor, tensor.tensor_type))
+    layout = stream.new_layout(map(header.raw, header.entries.values()), types, header.alignment)
+    content = bytearray(layout.size)
+    content[: len(layout.head)] = layout.head
+    for offset, data in zip(layout.offsets, writer_tensors, strict=True):
+        content[offset : offset + len(data)] = data
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "becomes"), [("IQ2_XXS", "Q2_K"), ("IQ2_S", "Q2_K"), ("IQ3_XXS", "Q3_K"), ("IQ3_S", "Q3_K")]
+)
+def test_a_type_without_a_grid_goes_to_the_smallest_that_is_not_smaller(
+    engine: Engine, library: Library, tmp_path: Path, name: str, becomes: str
+) -> None:
+    base = make_base(tmp_path / "f.gguf", "llama", kind="f16", width=256, inner=256, layers=1)
+    path = codebook_base(tmp_path / "b.gguf", base, name)
+    adapter = write_adapter(tmp_path / "a.gguf", path, size=0.01)
+    with pytest.raises(ModelError, match=f"cannot be written as {becomes} without the engine"):
+        merge(path, adapter, tmp_path / "m.gguf", kind="base")
+    written = quantize(path, tmp_path / "m.gguf", "base", adapter=adapter)
+    assert written.retyped == {f"{name} → {becomes}": 7}
+    assert open_gguf(tmp_path / "m.gguf").head[: open_gguf(path).head.index(b"token_embd")] == open_gguf(path).head[
+        : open_gguf(path).head.index(b"token_embd")
+    ]  # fmt: skip
+    before, after = bytes_of(path), bytes_of(tmp_path / "m.gguf")
+    assert list(before) == list(after)
+    assert before["token_embd.weight"] == after["token_embd.weight"]
+    with Model(library, tmp_path / "m.gguf"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_k_m"])
+def test_a_type_that_is_the_bases_own_is_rounded_on_its_grid(engine: Engine, tmp_path: Path, kind: str) -> None:
+    base = make_base(tmp_path / "b.gguf", "llama", kind=kind, width=256, inner=256, layers=1)
+    adapter = write_adapter(tmp_path / "a.gguf", base, size=1e-4)
+    quantize(base, tmp_path / "q.gguf", kind, adapter=adapter)
+    merge(base, adapter, tmp_path / "m.gguf", kind="base")
+    assert bytes_of(tmp_path / "q.gguf") == bytes_of(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("source", "kind"), [("q4_k_m", "q8_0"), ("q8_0", "q5_k_m"), ("bf16", "q8_0")])
+def test_other_types_are_quantized_from_the_exact_weights(
+    engine: Engine, tmp_path: Path, source: str, kind: str
+) -> None:
+    """As if there had been a file of F32 in between."""
+    base = make_base(tmp_path / "b.gguf", "llama", kind=source, width=256, inner=256, layers=1)
+    adapter = write_adapter(tmp_path / "a.gguf", base, size=0.01)
+    quantize(base, tmp_path / "q.gguf", kind, adapter=adapter)
+    factors = {t.name: t.data.astype(np.float64) for t in GGUFReader(adapter).tensors}
+    compared = 0
+    before = {t.name: t for t in GGUFReader(base).tensors}
+    for tensor in GGUFReader(tmp_path / "q.gguf").tensors:
+        own = before[tensor.name]
+        if f"{tensor.name}.lora_a" in factors and tensor.tensor_type.name == "Q8_0" != own.tensor_type.name:
+            change = 2.0 * factors[f"{tensor.name}.lora_b"] @ factors[f"{tensor.name}.lora_a"]
+            exact = quants.dequantize(own.data, own.tensor_type) + change.astype(np.float32)
+            np.testing.assert_array_equal(tensor.data, quants.quantize(exact, tensor.tensor_type))
+            compared += 1
+    assert compared == (0 if kind == "q5_k_m" else 7)
+    assert {t.name for t in GGUFReader(tmp_path / "q.gguf").tensors} == set(before)

@@ -582,10 +582,9 @@ def test_quantize_to_a_full_disk(engine: Engine, base: BaseMaker, tmp_path: Path
 
 
 def test_failed_quantize_leaves_no_file(engine: Engine, tmp_path: Path) -> None:
-    # Only F16 and F32 files can be quantized.
     base = make_base(tmp_path / "b.gguf", kind="q4_0")
-    with pytest.raises(EngineError, match="requantizing"):
-        jobs.quantize(base, tmp_path / "q.gguf", "q8_0")
+    with pytest.raises(ModelError, match="is not a LoRA adapter"):
+        jobs.quantize(base, tmp_path / "q.gguf", "q8_0", adapter=base)
     assert [path.name for path in tmp_path.iterdir() if path.suffix in (".gguf", ".tmp")] == ["b.gguf"]
 
 
@@ -595,7 +594,7 @@ def test_quantization_by_any_case(name: str, expected: str) -> None:
 
 
 def test_unknown_quantization_is_a_sentence() -> None:
-    with pytest.raises(UsageError, match=r"^There is no quantization 'q9': choose one of f16, q8_0, .*q2_k\.$"):
+    with pytest.raises(UsageError, match=r"^There is no quantization 'q9': choose one of base, f16, q8_0, .*q2_k\.$"):
         jobs.check_quantization("q9")
 
 

@@ -203,7 +203,7 @@ def main() -> None:
     with demo.step("train", "2  A LoRA, trained by llama.cpp in a worker of its own"):
         demo.type(f"finetune start --name demo --dataset demo --base {WORK / 'base.gguf'} {TRAIN}")
         demo.type("finetune watch demo")
-    with demo.step("export", "3  Merged into F16, quantized"):
+    with demo.step("export", "3  Merged and quantized"):
         demo.type("export model demo --adapter last --quant q8_0")
     tuned = WORK / "home" / "models" / "demo" / "demo-q8_0.gguf"
     with demo.step("answers", "4  Asked in mainline llama.cpp"):

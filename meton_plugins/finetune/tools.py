@@ -99,7 +99,7 @@ TOOLS: Final = (
         needs=True,
     ),
     Tool(
-        "model_export", 'Write a run\'s tuned model as GGUF. Input: {"run": "run-1", "quant": "q4_k_m"}',
+        "model_export", 'Write a run\'s tuned model as GGUF. Input: {"run": "run-1", "quant": "base"}',
         Effect.LONG_RUNNING, "/export", "model", words=("run",), flags=("quant",), does="write a model file",
     ),
     Tool(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ...host.api import Command
 from ..paths import Home
+from ..units import many
 from .edge import guarded, note, say, show_json
 from .options import Parser, split, verbs_wanted
 from .progress import bar
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     import argparse
 
     from ...host.api import Host
-    from ..serve.export_record import Survival
+    from ..serve.export_record import ExportedFile, Survival
 
 __all__ = ["VERBS", "make"]
 
 VERBS: Final = {
-    "model": "merge the run's best adapter into its base, and quantize",
+    "model": "write the run's best adapter into its base: in the base's own types, or in others",
     "adapter": "copy the run's adapter, a GGUF LoRA",
     "report": "write a run as one HTML page: curves, settings, data, answers side by side",
 }
@@ -40,8 +41,9 @@ def _parser() -> Parser:
     model = verbs.add_parser("model", description=VERBS["model"])
     model.add_argument("run", nargs="?", help="the run (default: the newest)")
     model.add_argument(
-        "--quant", default="q4_k_m", metavar="TYPE", help="types to write, separated by commas (default: q4_k_m)"
-    )
+        "--quant", metavar="TYPE",
+        help="types to write, separated by commas; base: the base's own (default: base, q4_k_m where the base is F16)",
+    )  # fmt: skip
     model.add_argument(
         "--no-check", action="store_true", help="don't measure what the files keep of the adapter's gain"
     )
@@ -70,7 +72,7 @@ def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
     from ..train.runs import find_run
 
     run = find_run(home.runs, options.run)
-    quants = [part.strip() for part in options.quant.split(",") if part.strip()]
+    quants = None if options.quant is None else [part.strip() for part in options.quant.split(",") if part.strip()]
     with bar(host) as progress:
         export, done = export_model(home, run, quants, options.adapter, progress, check=not options.no_check)
     if host.json:
@@ -83,6 +85,9 @@ def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
     for file, what in zip(export.files, notes, strict=True):
         keeps = f"{what:{width}}  " if width else ""
         say(host, f"{file.quant:>8}  {file.bytes / 2**20:10.1f} MB  {keeps}{Path(file.path)}")
+    for file in export.files:
+        for line in _rounded(file):
+            note(host, line)
     for line in _measured(export.survival):
         note(host, line)
     for line in warnings(export):
@@ -93,6 +98,16 @@ def _model(host: Host, home: Home, options: argparse.Namespace) -> int:
     return 0
 
 
+def _rounded(file: ExportedFile) -> Iterator[str]:
+    """What an export into the base's own types had to do besides moving quants."""
+    for change, count in file.retyped.items():
+        yield (
+            f"{many(count, 'adapted tensor')} of {file.quant} changed type, for no change fits into its own: {change}."
+        )
+    if file.clipped is not None and file.clipped >= 0.0005:
+        yield f"{file.quant}: {file.clipped:.1%} of the change lies past the ends of its blocks and is left out."
+
+
 def _measured(seen: Survival | None) -> Iterator[str]:
     """What the files are compared with, or why they are not."""
     if seen is None:
@@ -100,10 +115,10 @@ def _measured(seen: Survival | None) -> Iterator[str]:
     if seen.reason:
         yield seen.reason
         return
-    merged = "" if seen.merged is None else f", merged {seen.merged:.3f}"
-    merged = ", merged not a number" if seen.merged_broken else merged
-    rows = "1 validation row" if seen.rows == 1 else f"{seen.rows} validation rows"
-    yield f"Nats a token on {rows}: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}{merged}."
+    rows = many(seen.rows, f"{seen.side} row")
+    yield f"Nats a token on {rows}: base {seen.base:.3f}, with the adapter {seen.adapter:.3f}."
+    if seen.side == "training":
+        yield "No validation row fits or is there, so this says how exact the files are, not what was learned."
     if seen.left_out:
         yield f"{seen.left_out} more {'is' if seen.left_out == 1 else 'are'} too long for the run's --ctx-size."
 

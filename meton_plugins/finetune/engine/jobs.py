@@ -11,8 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import UsageError
 from ..gguf.chat_template import BUILT_IN
+from ..gguf.grid import FLOATS
+from ..gguf.inspect import inspect
+from ..gguf.merge import SEED, Written
 from ..paths import replacing_path
-from .file_types import FILE_TYPES
+from .file_types import QUANTIZATIONS
 from .process import run_job
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "Spoken",
     "check_quantization",
     "count_tokens",
+    "default_quantization",
     "evaluate",
     "generate",
     "losses",
@@ -68,9 +72,14 @@ def threads(wanted: int = 0) -> int:
 def check_quantization(name: str) -> str:
     """`name` in lower case where the engine can write it."""
     lower = name.lower()
-    if lower not in FILE_TYPES:
-        raise UsageError(f"There is no quantization {name[:40]!r}: choose one of {', '.join(FILE_TYPES)}.")
+    if lower not in QUANTIZATIONS:
+        raise UsageError(f"There is no quantization {name[:40]!r}: choose one of {', '.join(QUANTIZATIONS)}.")
     return lower
+
+
+def default_quantization(base: Path) -> str:
+    """What a model is exported as where nobody says: the types of `base`, or q4_k_m where these are all floats."""
+    return "base" if set(inspect(base).types) - set(FLOATS) else "q4_k_m"
 
 
 def _plain(chats: Sequence[Chat]) -> list[list[Mapping[str, str]]]:
@@ -218,10 +227,14 @@ def pace(base: Path, chats: Sequence[Chat], chat_template: str | None = None, wo
     return Pace(**{name: result[name] for name in Pace._fields})
 
 
-def quantize(source: Path, target: Path, kind: str, progress: Progress | None = None) -> None:
-    """Write the F16 file `source` as `target`, of type `kind`, whole or not at all."""
+def quantize(
+    source: Path, target: Path, kind: str, progress: Progress | None = None, *, adapter: Path | None = None,
+    seed: int = SEED,
+) -> Written:  # fmt: skip
+    """Write `source`, with `adapter` merged in, as `target` of type `kind`, whole or not at all."""
     with replacing_path(target) as temporary:
-        run_job(
+        result = run_job(
             "quantize", source=whole_path(source), target=whole_path(temporary), type=check_quantization(kind),
-            threads=threads(), progress=progress,
+            adapter=whole_path(adapter), seed=seed, threads=threads(), progress=progress,
         )  # fmt: skip
+    return Written(**result["written"])

@@ -83,6 +83,11 @@ class Header:
             return _value(self.head, entry.kind, entry.value)
         return list(_elements(self.head, entry.kind, entry.length, entry.value))
 
+    @property
+    def alignment(self) -> int:
+        """Bytes that each tensor begins at a multiple of."""
+        return int(self.value("general.alignment", ALIGNMENT))
+
     def length(self, key: str) -> int:
         """Elements of the array `key`; 0 where there is none."""
         entry = self.entries.get(key)
@@ -151,7 +156,7 @@ def read_header(path: Path) -> Header:
 
 
 def make_header(
-    entries: Iterable[bytes], tensors: Iterable[tuple[str, tuple[int, ...], int, int]]
+    entries: Iterable[bytes], tensors: Iterable[tuple[str, tuple[int, ...], int, int]], alignment: int = ALIGNMENT
 ) -> tuple[bytes, list[int]]:
     """A header with `entries` as they are in a file, and `tensors`: name, shape, number of the type, bytes.
 
@@ -162,9 +167,9 @@ def make_header(
         written = name.encode()
         said.append(struct.pack("<Q", len(written)) + written)
         said.append(struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offsets[-1]))
-        offsets.append(-(-(offsets[-1] + size) // ALIGNMENT) * ALIGNMENT)
+        offsets.append(-(-(offsets[-1] + size) // alignment) * alignment)
     whole = struct.pack("<4sIQQ", b"GGUF", VERSIONS[-1], len(offsets) - 1, len(keys)) + b"".join(keys + said)
-    return whole + bytes(-len(whole) % ALIGNMENT), offsets
+    return whole + bytes(-len(whole) % alignment), offsets
 
 
 def number_entry(key: str, number: int) -> bytes:

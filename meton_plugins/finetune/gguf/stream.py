@@ -6,14 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import pwrite
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .header import Header, TensorInfo, make_header
+from .header import ALIGNMENT, Header, TensorInfo, make_header
 
-__all__ = ["Block", "Job", "Numbers", "Progress", "blocks", "floats", "write_gguf"]
+__all__ = [
+    "Block", "Job", "Layout", "Numbers", "Progress", "blocks", "floats", "new_layout", "same_layout", "write_gguf",
+]  # fmt: skip
 
 #: Numbers of a block, unless a row has more: what is made of them on the way stays in the processor's caches.
 BLOCK_NUMBERS: Final = 1 << 17
@@ -27,28 +29,47 @@ Job = Callable[[], npt.NDArray[Any]]
 Progress = Callable[[int, int], None]
 
 
+class Layout(NamedTuple):
+    """A file before its numbers are known: `head` up to them, where each tensor begins, the size of the whole file."""
+
+    head: bytes
+    offsets: list[int]
+    size: int
+
+
+def new_layout(
+    entries: Iterable[bytes], tensors: Sequence[tuple[TensorInfo, int]], alignment: int = ALIGNMENT
+) -> Layout:
+    """A file with `entries` and `tensors`, each with the number of its type there, one after the other."""
+    sizes = [_row_bytes(tensor, kind) * tensor.rows for tensor, kind in tensors]
+    named = ((t.name, t.shape, kind, size) for (t, kind), size in zip(tensors, sizes, strict=True))
+    head, offsets = make_header(entries, named, alignment)
+    begin = [len(head) + offset for offset in offsets]
+    return Layout(head, begin[:-1], begin[-1])
+
+
+def same_layout(source: Header) -> Layout:
+    """The file that `source` is."""
+    head = source.head + bytes(source.data_offset - len(source.head))
+    return Layout(head, [tensor.data_offset for tensor in source.tensors], source.path.stat().st_size)
+
+
 def write_gguf(
     file: IO[bytes],
-    entries: Iterable[bytes],
+    layout: Layout,
     tensors: Sequence[tuple[TensorInfo, int]],
     jobs: Callable[[TensorInfo, int], Iterator[tuple[Block, Job]]],
     workers: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write `entries` and `tensors`, each with the number of its new type, to the empty `file`.
+    """Write `tensors`, each with the number of its new type, to the empty `file`, where `layout` has them.
 
     `jobs(tensor, type)` gives its blocks in order, and what makes each; it is asked one block after the other.
     """
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    sizes = {kind: GGML_QUANT_SIZES[GGMLQuantizationType(kind)] for _, kind in tensors}
-    rows = [tensor.shape[0] // sizes[kind][0] * sizes[kind][1] for tensor, kind in tensors]
-    head, offsets = make_header(
-        entries, ((t.name, t.shape, kind, row * t.rows) for (t, kind), row in zip(tensors, rows, strict=True))
-    )
+    rows = [_row_bytes(tensor, kind) for tensor, kind in tensors]
     with ThreadPoolExecutor(workers) as pool:
-        file.write(head)
-        file.truncate(len(head) + offsets[-1])
+        file.write(layout.head)
+        file.truncate(layout.size)
         handle = file.fileno()
 
         def write(job: Job, at: int) -> None:
@@ -67,13 +88,20 @@ def write_gguf(
 
         for number, (tensor, kind) in enumerate(tensors, 1):
             for block, job in jobs(tensor, kind):
-                at = len(head) + offsets[number - 1] + block.start * rows[number - 1]
+                at = layout.offsets[number - 1] + block.start * rows[number - 1]
                 begun.append((number if block.stop == tensor.rows else 0, pool.submit(write, job, at)))
                 # As many wait as are worked on: a whole model of them would fill the memory.
                 if len(begun) > 2 * workers:
                     finish()
         while begun:
             finish()
+
+
+def _row_bytes(tensor: TensorInfo, kind: int) -> int:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    weights, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    return tensor.shape[0] // weights * size
 
 
 def blocks(tensor: TensorInfo, first: int, last: int) -> Iterator[Block]:

@@ -224,7 +224,7 @@ def _quant(subject: Subject) -> str | None:
     if subject.adapter is not None:
         return None
     stem = subject.file.stem.lower()
-    return next((quant for quant in symptoms.QUANTS if stem.endswith(quant)), None)
+    return next((quant for quant in ("base", *symptoms.QUANTS) if stem.endswith(f"-{quant}")), None)
 
 
 def _canary(

@@ -1,4 +1,4 @@
-"""From a run to files that a server can load: the adapter merged into F16, then quantized by the engine."""
+"""From a run to files that a server can load: the adapter merged into its base, in the base's own types or others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from ..engine.jobs import check_quantization, quantize
+from ..engine.jobs import check_quantization, default_quantization, quantize
 from ..errors import BusyError, FinetuneError, UsageError
-from ..gguf.inspect import fingerprint
-from ..gguf.merge import merge
+from ..gguf.inspect import fingerprint, open_gguf
+from ..gguf.merge import SEED, base_types, merge, needs_quantizer, read_deltas
 from ..paths import Home, private_dir, replacing_path, write_json
 from ..train.runs import Run
 from ..train.worker import check_base
@@ -33,7 +33,7 @@ BYTES_PER_WEIGHT: Final = {"q8_0": 1.07, "q6_k": 0.83, "q5_k_m": 0.72, "q5_k_s":
 def export_model(
     home: Home,
     run: Run,
-    quants: Sequence[str],
+    quants: Sequence[str] | None = None,
     which: Which = "best",
     progress: Progress | None = None,
     *,
@@ -41,62 +41,60 @@ def export_model(
 ) -> tuple[Export, bool]:
     """The tuned model of `run` as GGUF, one file for each of `quants`, in `<home>/models/<run>/`.
 
-    Files that are there already, from the same adapter, are kept. `check`: measure what each keeps of the adapter's
-    gain, once. Returns the export and whether anything was written.
+    Without `quants`, in the type that suits the base. Files that are there already, from the same adapter, are kept.
+    `check`: measure what each keeps of the adapter's gain, once. Returns the export and whether anything was written.
     """
-    wanted = [check_quantization(name) for name in dict.fromkeys(quants)]
-    if not wanted:
-        raise UsageError("Say which quantization to write, such as --quant q4_k_m.")
     record, adapter = run.record, run.adapter(which)
+    base = Path(record.base.path)
+    if quants is not None and not quants:
+        raise UsageError("Say which quantization to write, such as --quant q4_k_m.")
+    wanted = [check_quantization(name) for name in dict.fromkeys(quants or ())]
     check_base(record)
+    wanted = wanted or [default_quantization(base)]
     tell = progress or _silent
     with _alone(home, run) as folder:
         sha256 = fingerprint(adapter)
         earlier = read_export(folder)
-        made = _whole(earlier, sha256) or Export(
+        export = _whole(earlier, sha256) or Export(
             run=run.name, base={"path": record.base.path, "name": record.base.name, "sha256": record.base.sha256},
             adapter=which, adapter_sha256=sha256, template=record.template,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )  # fmt: skip
-        missing = [quant for quant in wanted if not made.has(quant)]
-        half = folder / f"{made.run}-f16.gguf"
+        missing = [quant for quant in wanted if not export.has(quant)]
+        if not export.has("f16"):
+            # A killed export of an earlier version may have left it; it is the largest of all.
+            (folder / f"{run.name}-f16.gguf").unlink(missing_ok=True)
 
         def save() -> None:
-            write_json(folder / "export.json", made.model_dump())
+            write_json(folder / "export.json", export.model_dump())
 
-        try:
-            if missing:
-                _check_room(folder, record.base.parameters, missing)
-                if earlier and earlier.adapter_sha256 != sha256:
-                    _remove(folder, earlier)
-                _write(half, Path(record.base.path), adapter, made, missing, save, tell)
-            if check and unmeasured(made):
-                measure(home, run, adapter, half, made, save, tell)
-        finally:
-            # Also one that a killed export had left; it is the largest of all.
-            if not made.has("f16"):
-                half.unlink(missing_ok=True)
-        return made, bool(missing)
+        if missing:
+            _check_room(folder, base, record.base.parameters, missing)
+            if earlier and earlier.adapter_sha256 != sha256:
+                _remove(folder, earlier)
+            for quant in missing:
+                export.files.append(_write(folder / f"{run.name}-{quant}.gguf", base, adapter, quant, tell))
+                save()
+        if check and unmeasured(export):
+            measure(home, run, adapter, export, save, tell)
+        return export, bool(missing)
 
 
-def _write(
-    half: Path,
-    base: Path,
-    adapter: Path,
-    made: Export,
-    missing: Sequence[str],
-    save: Callable[[], None],
-    tell: Progress,
-) -> None:
-    if not made.has("f16"):
-        merge(base, adapter, half, lambda done, total: tell("merging", done, total))
-    for quant in missing:
-        path = half.with_name(f"{made.run}-{quant}.gguf")
-        if quant != "f16":
-            quantize(half, path, quant, _stage(tell, f"quantizing to {quant}"))
-        sha = fingerprint(path, _stage(tell, f"hashing {quant}"))
-        made.files.append(ExportedFile(quant=quant, path=str(path), sha256=sha, bytes=path.stat().st_size))
-        save()
+def _write(path: Path, base: Path, adapter: Path, quant: str, tell: Progress) -> ExportedFile:
+    """Write one file of `base` with `adapter`, by the engine only where it takes one."""
+    stage = _stage(tell, f"writing {quant}")
+    source = open_gguf(base)
+    if quant == "f16" or (quant == "base" and not needs_quantizer(base_types(source, read_deltas(source, adapter)))):
+        written = merge(base, adapter, path, stage, kind=quant)
+    else:
+        written = quantize(base, path, quant, stage, adapter=adapter)
+    sha256 = fingerprint(path, _stage(tell, f"hashing {quant}"))
+    # A type that was asked for is none that a tensor was driven to.
+    return ExportedFile(
+        quant=quant, path=str(path), sha256=sha256, bytes=path.stat().st_size, types=written.types,
+        retyped=written.retyped if quant == "base" else {}, change_per_step=written.change_per_step,
+        clipped=written.clipped, seed=SEED,
+    )  # fmt: skip
 
 
 def export_adapter(home: Home, run: Run, which: Which = "best") -> ExportedFile:
@@ -152,8 +150,9 @@ def _remove(folder: Path, stale: Export) -> None:
         (folder / Path(file.path).name).unlink(missing_ok=True)
 
 
-def _check_room(folder: Path, parameters: int, quants: Sequence[str]) -> None:
-    need = 2.1 * parameters + sum(BYTES_PER_WEIGHT.get(q, 2.1) * parameters for q in quants if q != "f16")
+def _check_room(folder: Path, base: Path, parameters: int, quants: Sequence[str]) -> None:
+    size = base.stat().st_size
+    need = sum(1.01 * size if q == "base" else BYTES_PER_WEIGHT.get(q, 2.1) * parameters for q in quants)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise FinetuneError(

@@ -7,10 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Export", "ExportedFile", "Survival", "Which", "read_export"]
+__all__ = ["Export", "ExportedFile", "Side", "Survival", "Which", "read_export"]
 
 #: Which of a run's adapters: the best on its validation side, or that of its last step.
 Which = Literal["best", "last"]
+#: The rows of a run that its files are measured on.
+Side = Literal["validation", "training"]
 
 
 class _Record(BaseModel):
@@ -21,7 +23,11 @@ class _Record(BaseModel):
 class ExportedFile(_Record):
     """One file of an export. `bytes` is its size; `loss` is in nats a token on the rows of `Survival`.
 
-    `broken`: its loss is not a number, because its values overflow somewhere.
+    `broken`: its loss is not a number, because its values overflow somewhere. `kept`: the part of the adapter's gain.
+
+    What earlier versions did not record is empty or None: tensors by type; adapted tensors whose type changed with
+    `--quant base`; RMS change / step and the part of the change that was clipped, over the tensors that stay on the
+    base's own grid; the seed of their roundings.
     """
 
     quant: str
@@ -30,20 +36,25 @@ class ExportedFile(_Record):
     bytes: int
     loss: float | None = None
     broken: bool = False
+    kept: float | None = None
+    types: dict[str, int] = {}
+    retyped: dict[str, int] = {}
+    change_per_step: float | None = None
+    clipped: float | None = None
+    seed: int | None = None
 
 
 class Survival(_Record):
-    """What the adapter gains on validation rows, in nats a token, and what the merged F16 file keeps of it.
+    """What the adapter gains, in nats a token, on rows of `side`: the run's validation rows, or those it trained on.
 
     `reason`: why there is nothing to measure a file by; `again`: the next export may know better.
     """
 
+    side: Side = "validation"
     rows: int = 0
     left_out: int = 0
     base: float | None = None
     adapter: float | None = None
-    merged: float | None = None
-    merged_broken: bool = False
     reason: str = ""
     again: bool = False
 

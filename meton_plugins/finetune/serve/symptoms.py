@@ -64,7 +64,9 @@ class Signs:
 
 
 def better_quant(quant: str | None) -> str:
-    """The next better file type."""
+    """The next better file type; of the base's own types, the one that keeps most and is still quantized."""
+    if quant == "base":
+        return "q8_0"
     place = QUANTS.index(quant) if quant in QUANTS else 2
     return QUANTS[min(place + 1, len(QUANTS) - 1)]
 
