@@ -156,12 +156,31 @@ def slow(signals: Signals) -> Finding | None:
         more = f"--threads {cores}, now {used}"
     else:
         return None
-    context = signals.record.settings.ctx_size
+    return Finding("slow", "note", "Very slow training", evidence, f"{more}; {_shorter(signals)}.", "it was slow")
+
+
+def by_the_library(signals: Signals) -> Finding | None:
+    """The library's own pass computed it, because ours could not be relied on."""
+    compute = signals.record.compute
+    if compute is None or compute.own or compute.reason is None:
+        return None
+    factor = f"about {compute.slowdown:,.0f} times" if compute.slowdown else "many times"
     return Finding(
-        "slow", "note", "Very slow training", evidence,
-        f"{more}; --ctx-size {rounded(context / 2)}, now {context}, and a quantized base make it faster too.",
-        "it was slow",
+        "slow pass", "note", "The slower pass computed it",
+        f"It went through the library's own pass, which takes {factor} as long, because {compute.reason}.",
+        "Train on another base, or on another quantization of this one; /finetune plan --remeasure looks again after "
+        "an update of the engine or of this plugin.",
+        "the slower pass computed it",
     )  # fmt: skip
+
+
+def _shorter(signals: Signals) -> str:
+    """What makes rows of a run shorter. A --ctx-size above its longest row makes nothing faster: no row is padded."""
+    longest = max((side.longest for side in (signals.train, signals.validation) if side), default=0)
+    context = signals.record.settings.ctx_size
+    if longest and 2 * longest > context:
+        return f"--ctx-size {rounded(context / 2)}, now {context}, leaves out the longest rows, and takes their time"
+    return "shorter rows make it faster too: /dataset build with less --context-turns, or a smaller base"
 
 
 def long_warmup(signals: Signals) -> Finding | None:
@@ -223,5 +242,6 @@ def _rows(signals: Signals, side: Side | None, name: str) -> int:
 
 
 RULES: Final = (
-    out_of_memory, left_out, few_examples, unjudged, short_answers, slow, long_warmup, clipped, interrupted,
+    out_of_memory, left_out, few_examples, unjudged, short_answers, by_the_library, slow, long_warmup, clipped,
+    interrupted,
 )  # fmt: skip
