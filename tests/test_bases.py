@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
-from support.models import make_base, rewrite
+from support.models import rewrite
 
 from meton_plugins.finetune.errors import FinetuneError, ModelError, NotFound, ServerError
 from meton_plugins.finetune.gguf.tiny import make_tiny
@@ -156,8 +156,8 @@ BAD: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         "coder:7b holds parts for images or sound (mtp.head.weight): use the text-only model.",
     ),
     "type": (
-        lambda good, to: rewrite(good, to, tensor_type=GGMLQuantizationType.Q4_1),
-        "coder:7b holds Q4_1 tensors, which cannot be trained on: use a Q4_K_M or Q8_0 version.",
+        lambda good, to: rewrite(good, to, tensor_type=GGMLQuantizationType.F64),
+        "coder:7b holds F64 tensors, which cannot be trained on: use a Q4_K_M or Q8_0 version.",
     ),
     "adapter": (
         lambda good, to: rewrite(good, to, add={"general.type": "adapter"}),
@@ -189,9 +189,3 @@ def test_a_model_that_cannot_be_tuned_is_refused_under_its_own_name(good: Path, 
     with pytest.raises(FinetuneError) as caught:
         base_record(base.path, base.name)
     assert caught.value.sentence == sentence, "the hash that Ollama calls the file by helps nobody"
-
-
-def test_bf16_of_the_servers_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    blob = as_blob(make_base(tmp_path / "b.gguf", "llama", kind="bf16", layers=1, width=32, inner=32))
-    with pytest.raises(ModelError, match=r"coder:7b is stored as BF16, .* add --f16-copy"):
-        base_record(resolve_base("coder:7b", server(blob)).path, "coder:7b")

@@ -17,7 +17,6 @@ from unittest import mock
 
 import pexpect
 import pytest
-from support.models import make_base
 
 from meton_plugins.finetune import __version__
 from meton_plugins.finetune.__main__ import main
@@ -170,38 +169,17 @@ def test_ways_out(terminal: pexpect.spawn[str], way: str) -> None:
 
 
 def test_a_question_is_asked_at_the_terminal(home: Path, terminal: pexpect.spawn[str], tmp_path: Path) -> None:
-    """With an engine that only looks like one: the question comes before it is needed."""
-    base = make_base(tmp_path / "brain.gguf", kind="bf16")
-    pretend_engine(tmp_path / "share")
-    dataset_of_one(home)
-    for answer in ("n", "nonsense", "", CTRL_C):
-        terminal.send(f"finetune start --base {base}\r")
-        terminal.expect_exact("[y/N] ")
-        terminal.send(answer + ("" if answer == CTRL_C else "\r"))
-        said = " ".join(ready(terminal).split())
-        assert said.endswith("✗ A BF16 base needs an F16 copy (0.0 GB): add --f16-copy to make one.")
-    assert not (home / "bases").exists()
-
-
-def pretend_engine(share: Path) -> None:
-    """A folder that passes for an installed engine until something is asked of it."""
-    from meton_plugins.finetune.engine.package import INTEGRITY, VERSION
-
-    folder = share / "meton-finetune" / "engine"
-    folder.mkdir(parents=True)
-    for name in ("library", "backend"):
-        (folder / name).touch()
-    record = {"version": VERSION, "integrity": INTEGRITY, "library": "library", "backend": "backend", "proof": {}}
-    (folder / "engine.json").write_text(json.dumps(record), encoding="utf-8")
-
-
-def dataset_of_one(home: Path) -> None:
-    """A dataset with as little in it as can be."""
-    turns = [Turn(session="s", at="2026-01-01T10:00:00", question="What is this?", answer="It is a small example.")]
+    turns = [Turn(session="s", at="2026-01-01T10:00:00", question="Whom do I ask?", answer="Ask ada@example.org.")]
     with Library(home / "library.db") as library:
         new, _ = library.add(turns)
         library.rate(new, 5)
-    shell("dataset", "build", "--quality-threshold", "0")
+    for answer in ("n", "nonsense", "", CTRL_C):
+        terminal.send(f"dataset export --anonymize --output {tmp_path / 'chats.jsonl'}\r")
+        terminal.expect_exact("[y/N] ")
+        terminal.send(answer + ("" if answer == CTRL_C else "\r"))
+        said = " ".join(ready(terminal).split())
+        assert "✗ Nothing was written." in said
+    assert not (tmp_path / "chats.jsonl").exists()
 
 
 # Through a pipe

@@ -21,6 +21,7 @@ from support.runs import Bench, children, over, reached
 
 from meton_plugins.finetune.commands import finetune
 from meton_plugins.finetune.curate import dataset
+from meton_plugins.finetune.engine.compute import ComputeConfig
 from meton_plugins.finetune.library import Library
 from meton_plugins.finetune.paths import Home, private_dir, write_json
 from meton_plugins.finetune.settings import BuildSettings, TrainSettings
@@ -270,7 +271,7 @@ def made(home: Path) -> Callable[..., Run]:
         losses: Sequence[float] = (), checks: Sequence[tuple[int, float]] = (), *, name: str = "one",
         status: str = "finished", batches: int = 0, total: int = 0, events: Sequence[dict[str, Any]] = (),
         settings: dict[str, Any] | None = None, state: dict[str, Any] | None = None, rows: int = 500,
-        judges: int = 50, plan: dict[str, Any] | None = None, **step: Any,
+        judges: int = 50, plan: dict[str, Any] | None = None, compute: dict[str, Any] | None = None, **step: Any,
     ) -> Run:  # fmt: skip
         folder = private_dir(private_dir(home / "runs") / name)
         base = BaseRecord(path="/base.gguf", sha256="0" * 64, architecture="qwen2", parameters=1, size=1, mtime_ns=1)
@@ -278,6 +279,7 @@ def made(home: Path) -> Callable[..., Run]:
             name=name, created="2026-03-01T10:00:00+00:00", base=base, dataset="d", learned="last", plan=plan,
             examples={"train": rows, "validation": judges}, settings=TrainSettings(**(settings or {})),
             template="basic", system="", threads=64,
+            compute=ComputeConfig.model_validate(compute) if compute else None,
         )  # fmt: skip
         write_json(folder / "run.json", record.model_dump(mode="json"))
         write_json(folder / "state.json", {"status": status, "attempt": 1, "step": len(losses), **(state or {})})

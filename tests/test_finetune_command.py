@@ -457,44 +457,14 @@ def test_nothing_is_left_to_train_on(ready: Typed, bench: Bench) -> None:
 # A base in BF16
 
 
-@pytest.fixture
-def bf16(bench: Bench, tmp_path: Path) -> Bench:
+@pytest.mark.parametrize("flag", ["", "--f16-copy"], ids=["as it is", "with the flag of an older version"])
+def test_a_bf16_base_is_trained_as_it_is(bench: Bench, tmp_path: Path, flag: str) -> None:
     bench.base = make_base(tmp_path / "brain.gguf", kind="bf16")
-    return bench
-
-
-@pytest.mark.parametrize(
-    ("answer", "flag", "code"),
-    [(True, "", 0), (False, "", 1), (None, "", 1), (None, "--f16-copy", 0)],
-    ids=["yes", "no", "nobody", "flag"],
-)
-def test_a_bf16_base_is_copied_when_the_user_agrees(bf16: Bench, answer: bool | None, flag: str, code: int) -> None:
-    typed = Typed(bf16.home.root, answer)
-    said = typed(start(bf16, "--wait", *filter(None, [flag]), epochs=1), code=code)
-    if flag:
-        assert typed.host.asked == ["Start?"]
-    else:
-        assert typed.host.asked[:1] == ["brain.gguf is BF16, which cannot be trained on. Make an F16 copy (0.0 GB)?"]
-    copies = list((bf16.home.root / "bases").glob("*.gguf"))
-    if code:
-        assert said.startswith("✗ A BF16 base needs an F16 copy (0.0 GB): add --f16-copy to make one.")
-        assert copies == []
-        assert all_runs(bf16.home.runs) == []
-        return
-    [copy] = copies
-    assert {tensor.tensor_type.name for tensor in GGUFReader(copy).tensors} == {"F16", "F32"}
-    assert bf16.run().record.base.path == str(copy)
-    before = copy.stat().st_mtime_ns
-    typed(start(bf16, "--f16-copy", name="two", epochs=1, ctx_size=8), code=1)
-    assert copy.stat().st_mtime_ns == before, "the copy is made once"
-
-
-def test_no_room_for_a_copy(bf16: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    said = Typed(bf16.home.root).refused(start(bf16, "--f16-copy"))
-    assert "An F16 copy of brain.gguf needs" in said
-    assert "make room" in said
+    typed = Typed(bench.home.root)
+    typed(start(bench, "--yes", "--wait", *filter(None, [flag]), epochs=1))
+    assert typed.host.asked == []
+    assert bench.run().record.base.path == str(bench.base)
+    assert not (bench.home.root / "bases").exists()
 
 
 # Looking and steering

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
 __all__ = [
-    "SEED", "Delta", "Types", "Written", "base_layout", "base_types", "f16_copy", "merge", "needs_quantizer",
+    "SEED", "Delta", "Types", "Written", "base_layout", "base_types", "merge", "needs_quantizer",
     "read_deltas", "write_model",
 ]  # fmt: skip
 
@@ -96,15 +96,6 @@ def merge(
     layout = base_layout(source, types) if kind == "base" else new_layout(_f16_entries(source), types)
     with replacing(out) as file:
         return write_model(file, source, deltas, layout, types, threads=_threads(), seed=seed, progress=progress)
-
-
-def f16_copy(base: Path, out: Path, progress: Progress | None = None) -> None:
-    """Write `base` with its matrices in F16, for bases of a type that cannot be trained on."""
-    source = open_gguf(base)
-    types = _f16_types(source)
-    with replacing(out) as file:
-        layout = new_layout(_f16_entries(source), types)
-        write_model(file, source, {}, layout, types, threads=_threads(), progress=progress)
 
 
 def read_deltas(source: Header, adapter: Path) -> dict[str, Delta]:
