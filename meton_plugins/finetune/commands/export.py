@@ -106,8 +106,8 @@ def _rounded(file: ExportedFile) -> Iterator[str]:
         )
     if file.clipped is not None and file.clipped >= 0.0005:
         yield (
-            f"{file.quant}: {file.clipped:.1%} of the change lies past the ends of its blocks, whose other weights make "
-            "up for it."
+            f"{file.quant}: {file.clipped:.1%} of the change lies past the ends of its blocks, whose other weights "
+            "make up for it."
         )
 
 
