@@ -91,8 +91,10 @@ def test_a_small_change_is_there_in_the_mean(name: str, size: float) -> None:
         written, tally = move(GGMLQuantizationType[name], rows, change, random)
         total += numbers(name, written) - numbers(name, rows)
     kept, lost = total.sum() / (rounds * change.sum(dtype=np.float64)), tally.lost / tally.changes
+    # What does not fit is made up for by the other quants of its block, unless most of these lie at its ends too.
+    few = 0.1 if name in ("Q2_K", "Q3_K") else 0.02
+    assert kept == pytest.approx(1, abs=few if size == 0.2 else max(few, 0.06))
     # Of random Q2_K quants each fourth lies at the end that it would pass, of Q8_0 one in 256.
-    assert kept == pytest.approx(1 - lost, abs=0.02 if size == 0.2 else 0.06)
     assert lost < {"Q2_K": 0.35, "Q3_K": 0.18}.get(name, 0.09)
     nearest, _ = move(GGMLQuantizationType[name], rows, change, np.full_like(change, 0.5))
     if name not in FLOATS and not GRIDS[name].levels:

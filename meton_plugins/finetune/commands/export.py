@@ -105,7 +105,10 @@ def _rounded(file: ExportedFile) -> Iterator[str]:
             f"{many(count, 'adapted tensor')} of {file.quant} changed type, for no change fits into its own: {change}."
         )
     if file.clipped is not None and file.clipped >= 0.0005:
-        yield f"{file.quant}: {file.clipped:.1%} of the change lies past the ends of its blocks and is left out."
+        yield (
+            f"{file.quant}: {file.clipped:.1%} of the change lies past the ends of its blocks, whose other weights "
+            "make up for it."
+        )
 
 
 def _measured(seen: Survival | None) -> Iterator[str]:

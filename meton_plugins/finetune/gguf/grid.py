@@ -30,6 +30,10 @@ Numbers = npt.NDArray[np.float32]
 PER_STEP: Final = 8
 #: The bit that makes a byte negative.
 SIGN: Final = np.uint8(128)
+#: A change of more levels is clipped like one of so many.
+FARTHEST: Final = np.float32(1e9)
+#: How many times larger a change may be made for what of it does not fit.
+MOST_MADE_UP: Final = 2
 #: Types whose numbers each have an exponent of their own.
 FLOATS: Final = ("F16", "BF16", "F32")
 
@@ -111,7 +115,8 @@ class Tally(NamedTuple):
     """Sums over some weights, for what is said of an export.
 
     `steps` adds up the distances between neighbouring levels, `lost` is what of the sum of all |changes| does not fit
-    between the lowest and the highest level of its block, or lies in a block whose scale is 0.
+    between the lowest and the highest level of its block, or lies in a block whose scale is 0. The other weights of a
+    block make up for what does not fit.
     """
 
     weights: int
@@ -150,12 +155,18 @@ def move(kind: GGMLQuantizationType, rows: Bytes, change: Numbers, random: Numbe
     codes, scales = grid.codes(blocks), grid.scales(blocks)
     parts = change.reshape(*scales.shape, -1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        wanted = np.where(scales[:, :, None] == 0, np.float32(0), parts / scales[:, :, None]).reshape(codes.shape)
-    uneven = bool(grid.levels)
-    moved, beyond, gap = (_uneven if uneven else _even)(grid, codes, wanted, random.reshape(codes.shape))
-    sizes = np.abs(scales)
-    absolute = np.abs(parts)
-    lost = np.where(sizes == 0, absolute.sum(2), beyond.reshape(parts.shape).sum(2) * sizes)
+        wanted = np.where(scales[:, :, None] == 0, np.float32(0), parts / scales[:, :, None])
+    wanted = np.clip(wanted, -FARTHEST, FARTHEST)
+    levels = np.array(grid.levels or range(grid.highest + 1), np.float32)
+    # The library's quantizer writes no -128 into a signed byte, so no kernel need know it; one that is there stays.
+    lowest, highest = levels.min() + np.float32(grid.signed), levels.max()
+    exact = levels[codes].reshape(parts.shape) + wanted
+    beyond = np.maximum(exact - highest, 0) + np.maximum(np.minimum(lowest, exact - wanted) - exact, 0)
+    wanted = _made_up(wanted, beyond).reshape(codes.shape)
+    moved = (_uneven if grid.levels else _even)(grid, codes, wanted, random.reshape(codes.shape))
+    sizes, absolute = np.abs(scales), np.abs(parts)
+    lost = np.where(sizes == 0, absolute.sum(2), beyond.sum(2) * sizes)
+    gap = float(levels.max() - levels.min()) / (len(np.unique(levels)) - 1)
     tally = Tally(
         change.size, float(np.square(change, dtype=np.float64).sum()),
         float(sizes.sum(dtype=np.float64)) * gap * parts.shape[2], float(absolute.sum(dtype=np.float64)),
@@ -164,33 +175,41 @@ def move(kind: GGMLQuantizationType, rows: Bytes, change: Numbers, random: Numbe
     return grid.with_codes(blocks, moved).reshape(rows.shape), tally
 
 
-def _even(grid: Grid, codes: Bytes, wanted: Numbers, random: Numbers) -> tuple[Bytes, Numbers, float]:
-    """The codes `wanted` levels higher, what of `wanted` lies beyond the last level, and the distance of two levels."""
-    # The library's quantizer writes no -128 into a signed byte, so no kernel need know it; one that is there stays.
+def _made_up(wanted: Numbers, beyond: Numbers) -> Numbers:
+    """`wanted` of each part of a block, larger where some of it lies `beyond` the last level.
+
+    What is left of it then has the same inner product with the change as the whole had: each block has quants at the
+    ends of its range, so without this every change would come out a few percent too small.
+    """
+    whole = np.square(wanted).sum(2, keepdims=True)
+    left = (wanted * (wanted - np.copysign(beyond, wanted))).sum(2, keepdims=True)
+    larger: Numbers = np.clip(whole / np.where(left > 0, left, np.float32(np.inf)), 1, MOST_MADE_UP).astype(np.float32)
+    return np.multiply(wanted, larger)
+
+
+def _even(grid: Grid, codes: Bytes, wanted: Numbers, random: Numbers) -> Bytes:
+    """The codes that lie `wanted` levels higher."""
     lowest = np.minimum(codes, 1) if grid.signed else 0
-    exact = codes + wanted
-    beyond = np.maximum(exact - np.float32(grid.highest), 0) + np.maximum(lowest - exact, 0)
-    moved = np.clip(codes + np.floor(wanted + random), lowest, grid.highest)
-    return moved.astype(np.uint8), beyond.astype(np.float32), 1.0
+    moved: Bytes = np.clip(codes + np.floor(wanted + random), lowest, grid.highest).astype(np.uint8)
+    return moved
 
 
-def _uneven(grid: Grid, codes: Bytes, wanted: Numbers, random: Numbers) -> tuple[Bytes, Numbers, float]:
+def _uneven(grid: Grid, codes: Bytes, wanted: Numbers, random: Numbers) -> Bytes:
     """The same for levels at uneven distances: one of the two levels around the exact one, in proportion."""
     levels = np.array(grid.levels, np.float32)
     ranked = np.unique(levels)
     # The levels are whole numbers: the level below a number is looked up by its whole part.
     whole = np.arange(int(ranked[0]), int(ranked[-1]) + 1)
     below = np.minimum(np.searchsorted(ranked, whole, "right") - 1, len(ranked) - 2).astype(np.uint8)
-    exact = levels[codes] + wanted
-    inside = np.clip(exact, ranked[0], ranked[-1])
-    rank = below[np.floor(inside).astype(np.int16) - int(ranked[0])]
+    exact = np.clip(levels[codes] + wanted, ranked[0], ranked[-1])
+    rank = below[np.floor(exact).astype(np.int16) - int(ranked[0])]
     lower = ranked[rank]
-    rank += random * (ranked[rank + 1] - lower) < inside - lower
+    rank += random * (ranked[rank + 1] - lower) < exact - lower
     # A level may have two codes, as 0 and -0: the old one stays where the level does.
     code = np.array([grid.levels.index(int(level)) for level in ranked], np.uint8)
     old = np.searchsorted(ranked, levels).astype(np.uint8)[codes]
-    gap = float(ranked[-1] - ranked[0]) / (len(ranked) - 1)
-    return np.where(rank == old, codes, code[rank]), np.abs(exact - inside), gap
+    moved: Bytes = np.where(rank == old, codes, code[rank])
+    return moved
 
 
 def _move_floats(kind: str, rows: Bytes, change: Numbers, random: Numbers) -> tuple[Bytes, Tally]:

@@ -71,8 +71,8 @@ class Written(NamedTuple):
     """What became of a model: tensors by type, what could not stay in its type and where it went.
 
     `change_per_step`: the mean over all tensors on the base's own grid of RMS change / mean step, None without any;
-    `clipped`: the part of the change on these grids that lies past the ends of a block's levels, or in blocks of
-    scale 0.
+    `clipped`: the part of the change on these grids that lies past the ends of a block's levels, which other weights
+    of the block make up for, or in blocks of scale 0.
     """
 
     adapted: int

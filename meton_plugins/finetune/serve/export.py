@@ -27,7 +27,10 @@ __all__ = ["export_adapter", "export_model"]
 Progress = Callable[[str, int, int], None]
 
 #: Bytes a weight, rounded up, for the check of the disk; F16's for what is not listed.
-BYTES_PER_WEIGHT: Final = {"q8_0": 1.07, "q6_k": 0.83, "q5_k_m": 0.72, "q5_k_s": 0.7, "q4_k_m": 0.62, "q4_0": 0.6}
+BYTES_PER_WEIGHT: Final = {
+    "q8_0": 1.07, "q6_k": 0.83, "q5_k_m": 0.72, "q5_k_s": 0.7, "q5_0": 0.7, "q4_k_m": 0.62, "q4_k_s": 0.6, "q4_0": 0.6,
+    "q3_k_l": 0.56, "q3_k_m": 0.52, "q3_k_s": 0.48, "q2_k": 0.45,
+}  # fmt: skip
 
 
 def export_model(
