@@ -22,11 +22,11 @@ class Family(NamedTuple):
     proven: bool = False
 
 
-#: No weights of any of them could be had where the plugin was tested.
+#: Weights of the unproven ones could not be had where the plugin was tested.
 FAMILIES: Final = (
     Family("CodeLlama", "llama", re.compile(r"code[ _.-]?llama")),
     Family("DeepSeek Coder", "llama", re.compile(r"deep[ _.-]?seek[ _.-]?coder(?![ _.:-]*v?2)")),
-    Family("Qwen2.5-Coder", "qwen2", re.compile(r"qwen[ _.-]?2[._]5[ _.-]?coder")),
+    Family("Qwen2.5-Coder", "qwen2", re.compile(r"qwen[ _.-]?2[._]5[ _.-]?coder"), proven=True),
     Family("Llama 3.1", "llama", re.compile(r"llama[ _.-]?3[._]1")),
 )
 
