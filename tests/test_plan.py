@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from support.host import RecordingHost
+from support.models import rewrite
 from support.ollama_server import private_server
 from support.runs import SETTINGS, Bench, over
 
 from meton_plugins.finetune.commands import finetune, planning
+from meton_plugins.finetune.commands.plan_view import planned_in_short
 from meton_plugins.finetune.curate import dataset
 from meton_plugins.finetune.engine import costs
 from meton_plugins.finetune.engine.compute import ComputeConfig
@@ -643,6 +645,27 @@ def test_plan_shows_and_starts_nothing(bench: Bench) -> None:
     assert whole["trainable_percent"] == pytest.approx(100 * whole["trainable"] / whole["parameters"])
     assert whole["memory"]["fits"] is True
     assert whole["refusal"] is None
+
+
+def test_the_slower_pass_is_said_and_asked_about(bench: Bench, tmp_path: Path) -> None:
+    bench.base = rewrite(bench.base, tmp_path / "odd.gguf", add={"qwen2.final_logit_softcapping": 30.0})
+    typed = Asked(bench, False)
+    said = " ".join(typed().split())
+    assert "computes with the library's pass, many times slower, because it says qwen2.final_logit_softcapping" in said
+    assert typed.host.asked == ["Start all the same, with the slower pass?"]
+    assert typed.run is None
+    typed.host.json = True
+    typed.host.clear()
+    compute = json.loads(typed(verb="plan"))["compute"]
+    assert (compute["trainer"], compute["slowdown"]) == ("library", None)
+
+
+def test_the_factor_is_measured_where_our_pass_computes_wrongly(bench: Bench) -> None:
+    wrong = ComputeConfig(trainer="library", threads=2, reason="its hidden states differ", slowdown=30.6)
+    plan = foresee(bench, made_of(bench))
+    host = RecordingHost(bench.home.root)
+    planned_in_short(host, plan.model_copy(update={"compute": wrong}))
+    assert "with the library's pass, about 31 times slower, because its hidden states differ" in host.output
 
 
 def test_an_engine_that_dies_while_it_is_measured_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
