@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -519,3 +520,22 @@ def test_other_types_are_quantized_from_the_exact_weights(
             compared += 1
     assert compared == (0 if kind == "q5_k_m" else 7)
     assert {t.name for t in GGUFReader(tmp_path / "q.gguf").tensors} == set(before)
+
+
+REAL = Path(os.environ.get("REAL_MODELS", Path.home() / ".cache" / "real-models")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason=f"there is no {REAL}")
+def test_a_real_base_in_its_own_types(tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "a.gguf", REAL, size=1e-4)
+    written = merge(REAL, adapter, tmp_path / "m.gguf", kind="base")
+    before, after = open_gguf(REAL), open_gguf(tmp_path / "m.gguf")
+    assert after.head == before.head
+    assert (tmp_path / "m.gguf").stat().st_size == REAL.stat().st_size
+    assert written.adapted == 210
+    assert written.types["Q4_1"] == 210
+    # Each block has its lowest and its highest quant at the ends of the range.
+    assert 0.02 < written.clipped < 0.06
+    for old, new in zip(before.tensors, after.tensors, strict=True):
+        same = np.array_equal(before.numbers(old), after.numbers(new))
+        assert same == (not old.name.startswith("blk.") or len(old.shape) == 1), old.name
