@@ -10,9 +10,10 @@ from .edge import say
 
 if TYPE_CHECKING:
     from ...host.api import Host
+    from ..engine.compute import ComputeConfig
     from ..train.plan import Plan
 
-__all__ = ["planned", "planned_in_short"]
+__all__ = ["computes", "planned", "planned_in_short"]
 
 Lines = list[tuple[str, str, str]]
 
@@ -33,7 +34,7 @@ def planned(host: Host, plan: Plan) -> None:
         ("dataset", f"{plan.dataset}  {'  '.join(sides)}", ""),
         ("rows", f"{'  '.join(rows)}  longest {plan.longest:,} tokens of --ctx-size {plan.ctx_size:,}", ""),
         ("tokens", f"{plan.tokens_per_epoch:,} an epoch, {plan.learned_per_epoch:,} of them learned", ""),
-        _steps(plan), *_memory(plan), _time(plan), *_compute(plan), _disk(plan), *_left_out(plan),
+        _steps(plan), *_memory(plan), _time(plan), *computes(plan.compute), _disk(plan), *_left_out(plan),
         *_parity(plan, whole=True),
         *_warnings(plan),
     ])  # fmt: skip
@@ -42,7 +43,7 @@ def planned(host: Host, plan: Plan) -> None:
 def planned_in_short(host: Host, plan: Plan) -> None:
     """What the user should know before he says yes."""
     base = ("base", f"{plan.base}  {plan.trainable:,} trainable parameters, {plan.percent:.2f}%", "")
-    lines = [base, _steps(plan), *_memory(plan), _time(plan), *_compute(plan), _disk(plan), *_left_out(plan)]
+    lines = [base, _steps(plan), *_memory(plan), _time(plan), *computes(plan.compute), _disk(plan), *_left_out(plan)]
     _print(host, [*lines, *_parity(plan, whole=False), *_warnings(plan)])
 
 
@@ -79,8 +80,8 @@ def _time(plan: Plan) -> tuple[str, str, str]:
     return "time", f"about {duration(time.seconds)} with {many(time.threads, 'thread')}  {speed}{busy}", ""
 
 
-def _compute(plan: Plan) -> Lines:
-    compute = plan.compute
+def computes(compute: ComputeConfig | None) -> Lines:
+    """How a run computes."""
     if compute is None:
         return [("computes", "as its worker measures when it starts: another run trains now", "")]
     if not compute.own:

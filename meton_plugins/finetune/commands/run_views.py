@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..units import short
 from .edge import say
 from .lettering import ascii_only, cell, fitting, line
+from .plan_view import computes
 from .progress import duration, memory, result, run_line
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def shown(host: Host, run: Run) -> None:
             f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
         ),
         ("template", record.template),
-        ("result", result(state)),
+        ("result", result(state) + (f", of the form {state.form_loss:.3f}" if state.form_loss is not None else "")),
+        ("computes", computes(record.compute)[0][1] if record.compute else ""),
         ("trained", duration(state.trained_seconds)),
         ("memory", f"{memory(state.peak_rss_mb)} at most" if state.peak_rss_mb else ""),
         *(("foreseen" if not index else "", _foreseen(one)) for index, one in enumerate(foreseen(record, state))),
