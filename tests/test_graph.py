@@ -6,7 +6,6 @@ library's: it rounds activations to 8 bits before it multiplies.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ from meton_plugins.finetune.engine.autotune import BlockTimes, Wishes, autotune
 from meton_plugins.finetune.engine.compute import ComputeConfig, bf16_allowed
 from meton_plugins.finetune.engine.gradient import RowTrainer
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.loop import mean_loss
 from meton_plugins.finetune.engine.model import Model
 from meton_plugins.finetune.engine.package import Engine
 from meton_plugins.finetune.engine.trainer_factory import open_trainer
@@ -113,35 +111,13 @@ def test_packed_rows_do_not_see_each_other(library: Library, base: BaseMaker) ->
         assert [sum(row.length for row in group) for group in groups] == [81]
         together, gradients = trainer.mean(groups[0])
         alone = [(row.learned, trainer.gradients(*first(row))) for row in rows]
-        total = sum(trainer.totals(groups[0]))
+        total = trainer.total(groups[0])
     learned = sum(count for count, _ in alone)
     mean = sum(count * loss for count, (loss, _) in alone) / learned
     assert together == pytest.approx(mean, rel=1e-6)
     assert total == pytest.approx(mean * learned, rel=1e-6)
     expected = mean_gradient([(count, found) for count, (_, found) in alone])
     assert all(np.abs(gradients[n] - g).max() <= 1e-5 * np.abs(g).max() for n, g in expected.items())
-
-
-def test_the_form_has_a_loss_of_its_own(library: Library, base: BaseMaker) -> None:
-    path, row = base("qwen3"), row_of(40, 200)
-    content = np.arange(41) > 30
-    formed = dataclasses.replace(row, content=content)
-    with theirs(library, path) as trainer:
-        expected = trainer.totals([formed])
-        whole = trainer.totals([row])
-    assert whole.form == 0
-    assert expected.counted + expected.form == pytest.approx(whole.counted, rel=1e-6)
-    assert 0 < expected.counted < whole.counted
-    with own(library, path) as trainer:
-        assert trainer.totals([formed]) == pytest.approx(expected, rel=1e-5)
-        seen = mean_loss(trainer, [formed, row], lambda: None)
-        older = mean_loss(trainer, [formed, row], lambda: None, "all")
-    assert seen is not None
-    assert older is not None
-    assert seen.form == pytest.approx(expected.form / (formed.learned - 10), rel=1e-5)
-    assert seen.loss == pytest.approx((expected.counted + whole.counted) / (10 + row.learned), rel=1e-5)
-    assert older.form is None
-    assert older.loss == pytest.approx(whole.counted / row.learned, rel=1e-5)
 
 
 def test_groups_are_whole_and_fit() -> None:

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import pytest
 from support.models import Tokenizer, make_base, with_specials
 
 from meton_plugins.finetune.engine.library import Library
 from meton_plugins.finetune.engine.model import Model
-from meton_plugins.finetune.form import Step, render, wrap
 from meton_plugins.finetune.gguf.chat_template import BUILT_IN, ChatTemplate
 from meton_plugins.finetune.gguf.rows import Row, build_rows, prompt_tokens
 
@@ -102,47 +100,6 @@ def test_trained_tokens_are_the_answer_and_its_end(
     prompt = prompt_tokens(template.render(messages[:-1], generate=True), model)
     assert prompt_of(row) == prompt
     assert [bool(t) for t in row.trained] == [False] * len(prompt) + [True] * (len(row.tokens) - len(prompt))
-
-
-def counts(row: Row, model: Model) -> str:
-    """What the tokens spell that a loss counts."""
-    return b"".join(model.piece(int(t)) for t, yes in zip(row.tokens, row.counted, strict=True) if yes).decode()
-
-
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("answer", ["the answer is blue", "Paris", "def f(x):\n    return x", "Grüße, 日本語, 🙂"])
-def test_a_loss_counts_the_answer_and_its_end_without_the_form(
-    opened: Opener, name: str, tokenizer: Tokenizer, answer: str
-) -> None:
-    model, template = opened(name, tokenizer)
-    rows, _ = build_rows([("a", chat("the sky?", wrap(answer)))], template, model, 4096)
-    row, (_, _, after) = only(rows), FORMATS[name]
-    assert counts(row, model).strip() == (answer + after).strip()
-    assert taught(row, model).strip().startswith("THOUGHT: ")
-    plain = only(build_rows([("a", chat("the sky?", answer))], template, model, 4096)[0])
-    assert plain.content is None
-    assert (plain.counted == plain.trained).all()
-
-
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
-def test_of_a_call_the_tool_and_its_input_count(opened: Opener, tokenizer: Tokenizer) -> None:
-    model, template = opened("chatml", tokenizer)
-    call = render(Step(thought="look", action="file_operations", action_input='{"path": "a.txt"}'))
-    row = only(build_rows([("a", chat("read it", call))], template, model, 4096)[0])
-    assert counts(row, model).split() == ["file_operations", '{"path":', '"a.txt"}', "<|im_end|>"]
-
-
-def test_each_answer_of_a_row_is_counted_by_its_own_form(opened: Opener) -> None:
-    model, template = opened("chatml", "bpe")
-    messages = chat("the sky?", wrap("blue"), "and now?", "the answer is Paris")
-    row = only(build_rows([("a", messages)], template, model, 4096, "all")[0])
-    assert counts(row, model).replace("<|im_end|>", "|").split("|") == [" blue", "the answer is Paris", ""]
-
-
-def test_a_form_that_says_nothing_counts_whole(opened: Opener) -> None:
-    row = Row("a", np.arange(6, dtype=np.int32), np.arange(6) > 2, np.zeros(6, np.bool_))
-    assert (row.counted == row.trained).all()
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)

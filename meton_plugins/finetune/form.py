@@ -17,7 +17,6 @@ __all__ = [
     "Step",
     "answer_of",
     "asked",
-    "content_spans",
     "divide",
     "full_prompt",
     "keeps",
@@ -113,25 +112,6 @@ def answer_of(text: str) -> str:
     """The answer in a text that is in the form; any other text is one already."""
     step = parse(text) if score(text) == 1.0 else None
     return text if step is None or not step.answer else step.answer
-
-
-def content_spans(text: str) -> list[tuple[int, int]] | None:
-    """Where in `text` what is said stands, apart from the form that all texts share: the answer after its head, or a
-    call's tool and input; from character to character. None for a text that is not exactly in the form."""
-    step = parse(text)
-    if step is None or score(text) < 1.0:
-        return None
-    heads: dict[str, re.Match[str]] = {}
-    for match in _EXACT.finditer(text):
-        heads.setdefault(match.group(1), match)
-        if match.group(1) == "ANSWER":
-            break
-    if step.action is None:
-        return [(heads["ANSWER"].end(), len(text))]
-    return [
-        (heads["ACTION"].end(), heads["ACTION_INPUT"].start()),
-        (heads["ACTION_INPUT"].end(), heads["ANSWER"].start()),
-    ]
 
 
 def wrap(answer: str, thought: str = THOUGHT) -> str:

@@ -30,7 +30,7 @@ from ..graph.team import Team
 from ..graph.weights import Stored, Unpack, Weights
 from .abi import EVAL_CALLBACK, TO_FLOAT, Tensor
 from .adapted import AdaptedContext, Adapter
-from .gradient import Array, Gradients, Totals
+from .gradient import Array, Gradients
 from .library import Library
 from .model import Model
 from .tensor import at, flat
@@ -120,13 +120,9 @@ class NativeTrainer:
         """`rows` by the passes that they go through in: as many together as the longest row alone would be."""
         return [[rows[place] for place in group] for group in packed([row.length for row in rows], self.n_ctx)]
 
-    def totals(self, rows: Sequence[Row]) -> Totals:
-        """Summed losses in nats over the learned tokens of one group."""
-        losses = self._network.losses([(row.tokens, row.trained) for row in rows])
-        counted = sum(
-            float(each[row.counted[1:][row.trained[1:]]].sum()) for row, each in zip(rows, losses, strict=True)
-        )
-        return Totals(counted, float(sum(each.sum() for each in losses)) - counted)
+    def total(self, rows: Sequence[Row]) -> float:
+        """Summed loss in nats over the learned tokens of one group."""
+        return float(sum(losses.sum() for losses in self._network.losses([(row.tokens, row.trained) for row in rows])))
 
     def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
         """Mean loss over the learned tokens of one group, and its gradient."""

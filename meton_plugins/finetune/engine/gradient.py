@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from .adapted import AdaptedContext, Adapter
 from .model import Model
 from .tensor import Place, at
 
-__all__ = ["Adapter", "Array", "Gradients", "RowTrainer", "Totals", "Trainer"]
+__all__ = ["Adapter", "Array", "Gradients", "RowTrainer", "Trainer"]
 
 Array = npt.NDArray[np.float32]
 #: Tensor name to array.
@@ -38,13 +38,6 @@ I32: Final = 26
 GRADIENT: Final = b"grad for "
 #: Between a device's name, the name of a tensor of another device that is copied to it, and a number.
 COPY: Final = b"#"
-
-
-class Totals(NamedTuple):
-    """Summed losses in nats: over the tokens that count (`Row.counted`), and over the learned rest, the form."""
-
-    counted: float
-    form: float
 
 
 class Trainer(Protocol):
@@ -70,8 +63,8 @@ class Trainer(Protocol):
     def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """`rows` by the passes that they go through in."""
 
-    def totals(self, rows: Sequence[Row]) -> Totals:
-        """Summed losses over the learned tokens of one group."""
+    def total(self, rows: Sequence[Row]) -> float:
+        """Summed loss over the learned tokens of one group."""
 
     def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
         """Mean loss over the learned tokens of one group, and its gradient."""
@@ -154,17 +147,9 @@ class RowTrainer:
         """Each row for itself: the library's graph is one sequence."""
         return [[row] for row in rows]
 
-    def totals(self, rows: Sequence[Row]) -> Totals:
-        """Summed losses in nats over the learned tokens of `rows`.
-
-        The library's graph gives one mean a pass, so that a row with a form goes through twice.
-        """
-        sums = [0.0, 0.0]
-        for row in rows:
-            for place, mask in enumerate((row.counted, row.trained & ~row.counted)):
-                if count := int(mask[1:].sum()):
-                    sums[place] += self.loss(row.tokens, mask) * count
-        return Totals(*sums)
+    def total(self, rows: Sequence[Row]) -> float:
+        """Summed loss in nats over the learned tokens of `rows`."""
+        return sum(self.loss(row.tokens, row.trained) * row.learned for row in rows)
 
     def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
         """Mean loss over the learned tokens of one row, and its gradient."""

@@ -125,7 +125,7 @@ def evaluate(
     base: Path, file: Path, *, system: str = "", adapter: Path | None = None, ctx_size: int,
     chat_template: str | None = None, progress: Progress | None = None,
 ) -> float:  # fmt: skip
-    """Mean loss in nats a token of content (`Row.counted`) of a dataset file, read by `base` with `adapter`."""
+    """Mean loss in nats a learned token of a dataset file, read by `base` with `adapter`."""
     result = run_job(
         "evaluate", base=whole_path(base), file=whole_path(file), system=system, adapter=whole_path(adapter),
         ctx_size=ctx_size, chat_template=named_template(chat_template), threads=threads(), progress=progress,
@@ -134,7 +134,7 @@ def evaluate(
 
 
 class Loss(NamedTuple):
-    """What a model loses on one answer: nats over its tokens of content (`Row.counted`), and how many these are."""
+    """What a model loses on one answer: nats over all its learned tokens, and how many these are."""
 
     nats: float
     tokens: int

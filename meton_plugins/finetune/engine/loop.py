@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import psutil
 
@@ -25,41 +25,21 @@ from .gradient import Trainer
 from .schedule import learning_rate, order
 from .speed import Speed
 
-__all__ = ["Counts", "Emit", "MeanLoss", "Training", "Wanted", "mean_loss"]
+__all__ = ["Emit", "Training", "Wanted", "mean_loss"]
 
 Emit = Callable[..., None]
-#: What a validation loss counts.
-Counts = Literal["answer", "all"]
 #: "stop", "pause" or None: what the worker wants.
 Wanted = Callable[[], "str | None"]
 
 
-class MeanLoss(NamedTuple):
-    """Mean losses in nats a token over some rows: `loss` over the tokens that count, `form` over the learned rest, None
-    where there is none."""
-
-    loss: float
-    form: float | None = None
-
-
-def mean_loss(trainer: Trainer, rows: Sequence[Row], wanted: Wanted, counts: Counts = "answer") -> MeanLoss | None:
-    """The mean losses over all `rows`; None where something else was wanted meanwhile.
-
-    `counts`: what the first one counts, the answers' content or all that is learned: half of what a model gains on
-    answers in Meton's form is that form, which says nothing of what it knows.
-    """
-    counted = form = 0.0
+def mean_loss(trainer: Trainer, rows: Sequence[Row], wanted: Wanted) -> float | None:
+    """Mean loss over all learned tokens of `rows`; None where something else was wanted meanwhile."""
+    total = 0.0
     for group in trainer.groups(rows):
         if wanted():
             return None
-        sums = trainer.totals(group)
-        counted += sums.counted
-        form += sums.form
-    learned = sum(row.learned for row in rows)
-    content = sum(int(row.counted[1:].sum()) for row in rows)
-    if counts == "all" or content == learned:
-        return MeanLoss((counted + form) / learned)
-    return MeanLoss(counted / content, form / (learned - content))
+        total += trainer.total(group)
+    return total / sum(row.learned for row in rows)
 
 
 class Training:
@@ -71,11 +51,10 @@ class Training:
     def __init__(
         self, folder: Path, settings: TrainSettings, rows: list[Row], validation: list[Row], trainer: Trainer,
         emit: Emit, wanted: Wanted, start: Path | None = None, base_loss: float | None = None,
-        counts: Counts = "answer",
     ) -> None:  # fmt: skip
         self.folder, self.settings, self.rows, self.validation = folder, settings, rows, validation
         self.trainer, self.emit, self.wanted = trainer, emit, wanted
-        self.start, self.base_loss, self.counts = start, base_loss, counts
+        self.start, self.base_loss = start, base_loss
         self.best = folder / checkpoint.BEST
         self.optimizer = AdamW(weight_decay=settings.weight_decay, max_norm=settings.max_grad_norm)
         self.batches = math.ceil(len(rows) / settings.batch_size)
@@ -200,16 +179,15 @@ class Training:
     def _validate(self) -> None:
         """Judge by the validation rows where the training stands; nothing is done where something else is wanted."""
         started = time.monotonic()
-        found = mean_loss(self.trainer, self.validation, self.wanted, self.counts)
-        if found is None:
+        loss = mean_loss(self.trainer, self.validation, self.wanted)
+        if loss is None:
             return
-        loss, form = found.loss, {} if found.form is None else {"form_loss": found.form}
         self._validation_seconds = time.monotonic() - started
         step, standing = self.position.step, self.position.standing
         if step == 0:
             if not self.start:
                 self._move(base_loss=loss, validated=0)
-                self.emit("validation", epoch=0, loss=loss, **form, **self._facts())
+                self.emit("validation", epoch=0, loss=loss, **self._facts())
                 return
             self._move(base_loss=self.base_loss, start_loss=loss)
         standing = standing.after(step, loss, self.settings.min_delta)
@@ -218,7 +196,7 @@ class Training:
         self._move(validated=step, standing=standing)
         shown = self.base_loss if step == 0 else loss
         epoch = self.position.epoch + (self.position.batch > 0)
-        self.emit("validation", epoch=epoch, loss=shown, best=standing.best_step == step, **form, **self._facts())
+        self.emit("validation", epoch=epoch, loss=shown, best=standing.best_step == step, **self._facts())
 
     def _keep_best(self) -> None:
         if self.position.step == 0 and self.start:

@@ -51,7 +51,6 @@ def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> 
 
     `start`, where the job has one: an adapter to begin with. `compute`: how, as recorded; where there is none it is
     decided here, and recorded before the first step. `cores` and `room_mb`: what this machine has for that.
-    `loss_counts`: what a validation loss counts (`loop.Counts`).
     """
     folder, base = Path(job["folder"]), Path(job["base"])
     # The child of a killed worker may need a moment to die: two writers in one run would spoil its checkpoints.
@@ -88,26 +87,16 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
         computing.decide(resumed=found is not None)
         opened = computing.open
 
-        base_loss, counts = None, job.get("loss_counts", "all")
+        base_loss = None
         if start and not found and sides["validation"]:
             # An adapter that is new changes nothing yet: this is the base's own loss, by the same arithmetic.
             with opened(new) as trainer:
-                found_loss = mean_loss(trainer, sides["validation"], wanted, counts)
-                base_loss = found_loss.loss if found_loss else None
+                base_loss = mean_loss(trainer, sides["validation"], wanted)
         file = checkpoint.adapter_file(found) if found else start
         adapter = Adapter(file=file) if file else new
         with opened(adapter) as trainer:
             training = Training(
-                folder,
-                settings,
-                sides["train"],
-                sides["validation"],
-                trainer,
-                emit,
-                wanted,
-                start,
-                base_loss,
-                counts,
+                folder, settings, sides["train"], sides["validation"], trainer, emit, wanted, start, base_loss
             )
             if found:
                 training.restore(found)

@@ -78,10 +78,7 @@ def _spell(row: Row, model: Model) -> list[tuple[str, bool, bool]]:
 
 
 def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Loss in nats of each chat (of a dataset file, or as given), with an adapter where one is given.
-
-    Only the tokens that are content count (`Row.counted`), not the form that all answers share.
-    """
+    """Loss in nats of each chat (of a dataset file, or as given), with an adapter where one is given."""
     base = Path(job["base"])
     template = template_for(inspect(base), job.get("chat_template"))
     system = job["system"]
@@ -99,9 +96,8 @@ def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
         with Decoder(model, longest, job["threads"], adapter_of(job)) as decoder:
             for done, row in enumerate(rows, 1):
                 nats, tokens = found.get(row.id, (0.0, 0))
-                counted = row.counted[1:]
-                loss = float(decoder.losses(row.tokens)[counted].sum())
-                found[row.id] = (nats + loss, tokens + int(counted.sum()))
+                loss = float(decoder.losses(row.tokens)[row.trained[1:]].sum())
+                found[row.id] = (nats + loss, tokens + row.learned)
                 emit("progress", done=done, total=len(rows))
     total = sum(nats for nats, _ in found.values())
     emit("result", loss=total / sum(tokens for _, tokens in found.values()), rows=len(rows), each=found)

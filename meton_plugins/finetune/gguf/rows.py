@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from ..form import content_spans
 from .chat_template import ChatTemplate
 from .tokenizer import Tokenizer
 
@@ -25,14 +24,12 @@ class Row:
     """One conversation as the engine sees it.
 
     `tokens` int32 [n + 1]; `trained` bool [n + 1]: whether the model learns to say token i after those before it.
-    The engine reads tokens[:-1], and predicts tokens[1:] where trained[1:]. `content` bool [n + 1]: whether token i is
-    what is said, and not the form that all answers share (`form.content_spans`); None where all that is learned is.
+    The engine reads tokens[:-1], and predicts tokens[1:] where trained[1:].
     """
 
     id: str
     tokens: npt.NDArray[np.int32]
     trained: npt.NDArray[np.bool_]
-    content: npt.NDArray[np.bool_] | None = None
 
     @property
     def length(self) -> int:
@@ -43,14 +40,6 @@ class Row:
     def learned(self) -> int:
         """Tokens that are learned."""
         return int(self.trained[1:].sum())
-
-    @property
-    def counted(self) -> npt.NDArray[np.bool_]:
-        """Learned tokens that a loss counts, as a mask like `trained`: their content, or all where they have none."""
-        if self.content is None:
-            return self.trained
-        counted: npt.NDArray[np.bool_] = self.trained & self.content
-        return counted if counted[1:].any() else self.trained
 
 
 @dataclass(frozen=True)
@@ -99,12 +88,10 @@ def prompt_tokens(text: str, tokenizer: Tokenizer) -> list[int]:
 
 @dataclass(frozen=True)
 class _Answer:
-    """An answer's tokens, up to its end token and with it, and those of the prompt that it follows. `content`: which
-    of the tokens are what is said, as in `Row`."""
+    """An answer's tokens, up to its end token and with it, and those of the prompt that it follows."""
 
     prompt: list[int]
     tokens: list[int]
-    content: list[bool]
 
 
 def _answers(messages: Messages, template: ChatTemplate, tokenizer: Tokenizer, learn: Learn) -> list[_Answer]:
@@ -122,11 +109,11 @@ def _answers(messages: Messages, template: ChatTemplate, tokenizer: Tokenizer, l
         upto = template.render(messages[: index + 1], generate=False)
         if not upto.startswith(before):
             raise ModelError("its chat template does not continue its own prompt: name another with --chat-template")
-        made.append(_answer(before, upto, content, tokenizer))
+        made.append(_answer(before, upto, tokenizer))
     return made
 
 
-def _answer(before: str, upto: str, content: str, tokenizer: Tokenizer) -> _Answer:
+def _answer(before: str, upto: str, tokenizer: Tokenizer) -> _Answer:
     prompt = prompt_tokens(before, tokenizer)
     said = upto[len(before) :]
     whole = prompt_tokens(upto, tokenizer)
@@ -136,30 +123,8 @@ def _answer(before: str, upto: str, content: str, tokenizer: Tokenizer) -> _Answ
         end = next((i + 1 for i, token in enumerate(tokens) if tokenizer.is_end(token)), None)
         spelled = b"".join(tokenizer.piece(token) for token in tokens[:end])
         if spelled == said.encode() or (end and said.encode().startswith(spelled)):
-            return _Answer(prompt, tokens[:end], _content(tokens[:end], said, content, tokenizer))
+            return _Answer(prompt, tokens[:end])
     raise ModelError("the base's tokenizer does not give its text back, so its answers cannot be found")
-
-
-def _content(tokens: Sequence[int], said: str, content: str, tokenizer: Tokenizer) -> list[bool]:
-    """Which of `tokens`, which spell the beginning of `said`, are what the message `content` says.
-
-    What follows the message, its end token above all, counts with it: a model that never ends has not answered.
-    """
-    spans = content_spans(content)
-    # Templates strip a message, or put something before it.
-    text = content.strip()
-    at = said.find(text)
-    if spans is None or at < 0:
-        return [True] * len(tokens)
-    at -= len(content) - len(content.lstrip())
-    places = [(len(said[: max(at + a, 0)].encode()), len(said[: max(at + b, 0)].encode())) for a, b in spans]
-    places.append((len(said[: said.find(text) + len(text)].encode()), len(said.encode()) + 1))
-    marks, end = [], 0
-    for token in tokens:
-        start, end = end, end + len(tokenizer.piece(token))
-        # A token that lies across a border counts: its end is what is said. One that spells nothing ends the message.
-        marks.append(any(first < max(end, start + 1) and start < last for first, last in places))
-    return marks
 
 
 def _alone(said: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
@@ -187,9 +152,7 @@ def _rows(identity: str, answers: list[_Answer]) -> list[Row]:
     whole = answers[-1].prompt + answers[-1].tokens
     if any(whole[: len(a.prompt) + len(a.tokens)] != a.prompt + a.tokens for a in answers):
         return [row for answer in answers for row in _rows(identity, [answer])]
-    trained, content = np.zeros(len(whole), dtype=np.bool_), np.zeros(len(whole), dtype=np.bool_)
+    trained = np.zeros(len(whole), dtype=np.bool_)
     for answer in answers:
         trained[len(answer.prompt) :][: len(answer.tokens)] = True
-        content[len(answer.prompt) :][: len(answer.tokens)] = answer.content
-    plain = bool(content[trained].all())
-    return [Row(identity, np.asarray(whole, dtype=np.int32), trained, None if plain else content)]
+    return [Row(identity, np.asarray(whole, dtype=np.int32), trained)]

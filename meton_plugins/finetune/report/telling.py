@@ -47,11 +47,10 @@ def _known(event: Mapping[str, Any]) -> str | None:
         case "begin":
             return f"{many(event['steps'], 'step')} in {many(event['epochs'], 'epoch')}"
         case "validation":
-            form = "" if event.get("form_loss") is None else f", of the form {event['form_loss']:.3f},"
             if event["step"] == 0:
-                return f"loss {event['loss']:.3f}{form} before training"
+                return f"loss {event['loss']:.3f} before training"
             best = ", the best so far" if event.get("best") else ""
-            return f"loss {event['loss']:.3f}{form} after step {event['step']} (epoch {event['epoch']}){best}"
+            return f"loss {event['loss']:.3f} after step {event['step']} (epoch {event['epoch']}){best}"
         case "checkpoint":
             return f"saved at step {event['step']}"
         case "resumed":

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from ..engine import jobs
 from ..engine.jobs import Loss
@@ -21,10 +21,6 @@ __all__ = ["Chat", "Contender", "base_of", "tuned_of"]
 #: An id and messages; the last one, the assistant's, is the answer.
 Chat = tuple[str, list[dict[str, Any]]]
 Progress = Callable[[int, int], None]
-
-
-#: Losses of content alone; older versions counted all that is learned, and kept that without it.
-CONTENT: Final = "-content"
 
 
 class Contender(NamedTuple):
@@ -49,7 +45,7 @@ class Contender(NamedTuple):
         self, home: Home, chats: Sequence[Chat], ctx_size: int, progress: Progress | None = None
     ) -> dict[str, Loss]:
         """What it loses on each answer, by id; measured once and kept in `<home>/judged/`."""
-        path = self._place(home, chats, ctx_size, CONTENT)
+        path = self._place(home, chats, ctx_size)
         kept = _kept(path)
         if kept is None:
             kept = jobs.losses(
@@ -61,7 +57,7 @@ class Contender(NamedTuple):
 
     def known(self, home: Home, chats: Sequence[Chat], ctx_size: int) -> dict[str, Loss] | None:
         """What `losses` has measured before; None where it has not."""
-        return _kept(self._place(home, chats, ctx_size, CONTENT))
+        return _kept(self._place(home, chats, ctx_size))
 
     def _place(self, home: Home, chats: Sequence[Chat], tokens: int, kind: str = "") -> Path:
         said = json.dumps([self.sha256, self.chat_template, self.system, tokens, chats], sort_keys=True)

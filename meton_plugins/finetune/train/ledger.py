@@ -124,7 +124,7 @@ class Ledger:
                     status="running", step=event["step"], steps=event["steps"], epochs=event["epochs"], **losses
                 )
             case "validation":
-                self._update(validation_loss=event["loss"], form_loss=event.get("form_loss"), **losses)
+                self._update(validation_loss=event["loss"], **losses)
             case "checkpoint":
                 self.saved = event["step"]
             case "compute":

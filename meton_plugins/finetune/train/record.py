@@ -47,8 +47,6 @@ class RunRecord(_Record):
     threads: int
     #: How it computes, decided once. None: a run that waits for its first start, or one of an older version.
     compute: ComputeConfig | None = None
-    #: What its validation losses count: the answers' content, or all that is learned, as in older versions.
-    loss_counts: Literal["answer", "all"] = "all"
     #: The run whose best adapter this one began with (`start.gguf` in its folder).
     parent: str | None = None
     #: sha256 of that adapter: a name may be another run's later.
@@ -81,8 +79,6 @@ class State(_Record):
     #: With the adapter of the run that this one continues, before its first step.
     start_loss: float | None = None
     validation_loss: float | None = None
-    #: Of the form that all answers share, on the same rows.
-    form_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
     tokens_per_s: float | None = None
