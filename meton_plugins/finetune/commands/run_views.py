@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ..units import short
 from .edge import say
 from .lettering import ascii_only, cell, fitting, line
-from .progress import duration, memory, result, run_line
+from .progress import duration, form_result, memory, result, run_line
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -51,6 +51,7 @@ def shown(host: Host, run: Run) -> None:
         ),
         ("template", record.template),
         ("result", result(state)),
+        ("form", form_result(state)),
         ("trained", duration(state.trained_seconds)),
         ("memory", f"{memory(state.peak_rss_mb)} at most" if state.peak_rss_mb else ""),
         *(("foreseen" if not index else "", _foreseen(one)) for index, one in enumerate(foreseen(record, state))),
