@@ -6,6 +6,7 @@ library's: it rounds activations to 8 bits before it multiplies.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from meton_plugins.finetune.engine.package import Engine
 from meton_plugins.finetune.engine.trainer_factory import open_trainer
 from meton_plugins.finetune.errors import ModelError
 from meton_plugins.finetune.gguf.inspect import GgufInfo, check_trainable, inspect
+from meton_plugins.finetune.gguf.rows import Row
 from meton_plugins.finetune.graph import pointwise
 from meton_plugins.finetune.graph.attention import Attention
 from meton_plugins.finetune.graph.blas import Array, Blas
@@ -106,18 +108,34 @@ def test_some_projections_alone(library: Library, base: BaseMaker) -> None:
 def test_packed_rows_do_not_see_each_other(library: Library, base: BaseMaker) -> None:
     rows = [row_of(length, 200, length) for length in (31, 7, 18, 1, 24)]
     rows[3].trained[1:] = True
+    rows[4] = in_form(rows[4])
     with own(library, base("qwen2")) as trainer:
         groups = trainer.groups(rows)
         assert [sum(row.length for row in group) for group in groups] == [81]
         together, gradients = trainer.mean(groups[0])
         alone = [(row.learned, trainer.gradients(*first(row))) for row in rows]
-        total = trainer.total(groups[0])
+        totals = trainer.totals(groups[0])
+        of_form = trainer.loss(rows[4].tokens, rows[4].trained & (np.cumsum(rows[4].trained) <= 6)) * 6
     learned = sum(count for count, _ in alone)
     mean = sum(count * loss for count, (loss, _) in alone) / learned
     assert together == pytest.approx(mean, rel=1e-6)
-    assert total == pytest.approx(mean * learned, rel=1e-6)
+    assert totals == pytest.approx((mean * learned - of_form, of_form), rel=1e-6)
     expected = mean_gradient([(count, found) for count, (_, found) in alone])
     assert all(np.abs(gradients[n] - g).max() <= 1e-5 * np.abs(g).max() for n, g in expected.items())
+
+
+def test_the_librarys_pass_tells_answers_from_form_as_ours_does(library: Library, base: BaseMaker) -> None:
+    rows = [in_form(row_of(24, 200)), row_of(9, 200, 2)]
+    with own(library, base("qwen2")) as trainer:
+        mine = trainer.totals(rows)
+    with theirs(library, base("qwen2")) as slow:
+        assert slow.totals(rows) == pytest.approx(mine, rel=1e-5)
+    assert min(mine) > 1
+
+
+def in_form(row: Row) -> Row:
+    """The same, the first six of its learned tokens being Meton's form."""
+    return dataclasses.replace(row, answer=row.trained & (np.cumsum(row.trained) > 6))
 
 
 def test_groups_are_whole_and_fit() -> None:

@@ -260,3 +260,66 @@ def test_learned_counts_what_is_predicted(opened: Opener) -> None:
     model, template = opened("chatml", "bpe")
     row = only(build_rows([("a", chat("the sky?", "blue"))], template, model, 4096)[0])
     assert row.learned == len(model.encode("blue<|im_end|>", start=False))
+
+
+# What a loss counts
+
+
+def counted(row: Row, model: Model) -> str:
+    """What the tokens spell that a loss counts."""
+    mask = row.trained if row.answer is None else row.answer
+    return b"".join(model.piece(int(t)) for t, yes in zip(row.tokens, mask, strict=True) if yes).decode()
+
+
+FORM_ANSWER = "THOUGHT: the question\nACTION: NONE\nACTION_INPUT:\nANSWER: the blue\n\n  ANSWER: sky"
+FORM_CALL = 'THOUGHT: the question\nACTION: read_file\nACTION_INPUT: {"path": "a.py"}\nANSWER:'
+#: Texts, and what of them counts. Tokens of a small vocabulary are mostly single letters, so no token crosses a seam
+#: but those that begin with a space.
+SAYINGS = {
+    "answer": (FORM_ANSWER, "the blue\n\n  ANSWER: sky"),
+    "call": (FORM_CALL, 'read_file{"path": "a.py"}'),
+    "call-without-input": ("THOUGHT: x\nACTION: list_files\nACTION_INPUT:\nANSWER:", "list_files"),
+    "call-and-answer": ("THOUGHT: x\nACTION: run\nACTION_INPUT: {}\nANSWER: done", "run{}"),
+    "decorated": ("**THOUGHT:** x\n**ACTION:** NONE\n**ANSWER:** 42", "42"),
+    "fenced": ("```\nTHOUGHT: x\nACTION: NONE\nACTION_INPUT:\nANSWER: 42\n```", "42"),
+    "umlauts": ("THOUGHT: Grüße, 日本語\nACTION: NONE\nACTION_INPUT:\nANSWER: Grüße, 🙂!", "Grüße, 🙂!"),
+    "empty-answer": ("THOUGHT: x\nACTION: NONE\nACTION_INPUT:\nANSWER:", None),
+    "plain": ("the sky is blue", None),
+    "one-head": ("the sky\nAnswer: blue", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("text", "content"), SAYINGS.values(), ids=SAYINGS)
+def test_of_the_form_only_what_it_says_counts(
+    opened: Opener, name: str, tokenizer: Tokenizer, text: str, content: str | None
+) -> None:
+    model, template = opened(name, tokenizer)
+    rows, _ = build_rows([("a", chat("the sky?", text))], template, model, 4096)
+    row = only(rows)
+    end = model.piece(int(row.tokens[-1])).decode()
+    if content is None:
+        assert row.answer is None
+        assert row.counted == row.learned
+        return
+    assert row.answer is not None
+    assert not (row.answer & ~row.trained).any()
+    # A token that begins with the space before a word is the word's.
+    assert re.sub(r"\s", "", counted(row, model)) == re.sub(r"\s", "", content + end)
+    assert counted(row, model).startswith((content[0], " "))
+    assert row.counted < row.learned
+    assert row.of_learned.sum() == row.counted
+
+
+def test_of_several_answers_each_counts_as_it_is(opened: Opener) -> None:
+    model, template = opened("chatml", "bpe")
+    messages = chat("the sky?", FORM_CALL, "the sea?", "blue too", "and?", FORM_ANSWER)
+    (row,), _ = build_rows([("a", messages)], template, model, 4096, "all")
+    end = "<|im_end|>"
+    assert counted(row, model).replace(" ", "") == (
+        f'read_file{{"path": "a.py"}}{end}blue too{end}the blue\n\n  ANSWER: sky{end}'
+    ).replace(" ", "")
+    (last,), _ = build_rows([("a", messages)], template, model, 4096, "last")
+    assert counted(last, model).replace(" ", "") == f"the blue\n\n  ANSWER: sky{end}".replace(" ", "")
+    assert (last.tokens == row.tokens).all()

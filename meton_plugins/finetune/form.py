@@ -17,6 +17,7 @@ __all__ = [
     "Step",
     "answer_of",
     "asked",
+    "content_spans",
     "divide",
     "full_prompt",
     "keeps",
@@ -112,6 +113,35 @@ def answer_of(text: str) -> str:
     """The answer in a text that is in the form; any other text is one already."""
     step = parse(text) if score(text) == 1.0 else None
     return text if step is None or not step.answer else step.answer
+
+
+def content_spans(text: str) -> list[tuple[int, int]] | None:
+    """Where in `text`, from character to character, a reply in the form says what only it says; None for another text.
+
+    Of an answer that is all after `ANSWER:`; of a call the tool's name and its input. Without the white space around
+    them. One head alone is not the form: a plain text may have a line that begins with `Answer:`.
+    """
+    match = _FENCE.match(text)
+    start, end = match.span(1) if match and "```" not in match.group(1) else (0, len(text))
+    heads: dict[str, tuple[int, int]] = {}
+    matches = [match for match in _HEAD.finditer(text) if start <= match.start() < end]
+    for match, last in zip(matches, [*(after.start() for after in matches[1:]), end], strict=False):
+        name = match.group(1).upper().replace(" ", "_")
+        if name == "ANSWER":
+            heads[name] = (match.end(), end)
+            break
+        heads.setdefault(name, (match.end(), last))
+    step = parse(text)
+    if step is None or len(heads) < 2:
+        return None
+    if step.action is None:
+        return [_trimmed(text, *heads["ANSWER"])]
+    first, last = _trimmed(text, *heads["ACTION"])
+    line = text.find("\n", first, last)
+    spans = [(first, last if line < 0 else line)]
+    if step.action_input:
+        spans.append(_trimmed(text, *heads["ACTION_INPUT"]))
+    return spans
 
 
 def wrap(answer: str, thought: str = THOUGHT) -> str:
@@ -215,6 +245,12 @@ def score(text: str) -> float:
 def _conversation(context: Sequence[Message]) -> str:
     lines = [f"{message.role.upper()}: {_cut(message.content, CONTEXT_LIMIT)}" for message in context]
     return "\n".join(["Recent Conversation:", *lines])
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the white space at its ends."""
+    said = text[start:end]
+    return start + len(said) - len(said.lstrip()), start + len(said.rstrip())
 
 
 def _parts(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from meton_plugins.finetune.engine import checkpoint
 from meton_plugins.finetune.engine.adapted import Adapter
 from meton_plugins.finetune.engine.compute import ComputeConfig
 from meton_plugins.finetune.engine.library import Library
-from meton_plugins.finetune.engine.loop import Training
+from meton_plugins.finetune.engine.loop import MeanLoss, Training
 from meton_plugins.finetune.engine.model import Model
 from meton_plugins.finetune.engine.trainer_factory import open_trainer
 from meton_plugins.finetune.gguf.rows import Row
@@ -50,7 +50,8 @@ class Attempts:
         curve: Callable[[int], float] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.library, self.base, self.folder = library, base, folder
-        self.start, self.base_loss, self.curve = start, base_loss, curve
+        self.start, self.curve = start, curve
+        self.base_loss = None if base_loss is None else MeanLoss(base_loss, None, base_loss)
         #: Rows to learn from.
         self.count = 10
         folder.mkdir()

@@ -164,7 +164,8 @@ def told(host: Host, made_of: Ingredients, found: Origin) -> None:
     parent, replay = made_of.parent, chosen(made_of).replay
     if parent and replay:
         loss = parent.state.best_loss
-        was = "" if loss is None else f", validation loss {loss:.3f}"
+        older = " with the form" if parent.record.loss_counts == "all" else ""
+        was = "" if loss is None else f", validation loss {loss:.3f}{older}"
         why = f" ({found.rate})" if found.rate else ""
         rank, alpha = made_of.settings.lora_rank, made_of.settings.lora_alpha
         note(host, f"It goes on from the best adapter of {parent.name} (rank {rank}, alpha {alpha:g}{was}).")

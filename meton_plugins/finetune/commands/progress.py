@@ -19,6 +19,7 @@ __all__ = [
     "LIVING",
     "bar",
     "duration",
+    "form_result",
     "left_out",
     "memory",
     "result",
@@ -127,6 +128,15 @@ def result(state: State) -> str:
     if state.best_loss is None or state.base_loss is None:
         return ""
     return f"validation loss {state.base_loss:.3f} → {state.best_loss:.3f}"
+
+
+def form_result(state: State) -> str:
+    """What training did to the loss of Meton's form, which the validation loss does not count; empty where there is
+    none.
+    """
+    if state.best_form_loss is None or state.base_form_loss is None:
+        return ""
+    return f"loss {state.base_form_loss:.3f} → {state.best_form_loss:.3f}, not counted above: it is alike in all rows"
 
 
 def left_out(host: Host, run: Run) -> None:

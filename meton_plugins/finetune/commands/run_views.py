@@ -10,7 +10,7 @@ from ..units import short
 from .edge import say
 from .lettering import ascii_only, cell, fitting, line
 from .plan_view import computes
-from .progress import duration, memory, result, run_line
+from .progress import duration, form_result, memory, result, run_line
 
 if TYPE_CHECKING:
     from ...host.api import Host
@@ -51,7 +51,8 @@ def shown(host: Host, run: Run) -> None:
             f"batch {settings.batch_size}  epochs {settings.epochs}  context {settings.ctx_size}  seed {settings.seed}",
         ),
         ("template", record.template),
-        ("result", result(state) + (f", of the form {state.form_loss:.3f}" if state.form_loss is not None else "")),
+        ("result", result(state)),
+        ("form", form_result(state)),
         ("computes", computes(record.compute)[0][1] if record.compute else ""),
         ("trained", duration(state.trained_seconds)),
         ("memory", f"{memory(state.peak_rss_mb)} at most" if state.peak_rss_mb else ""),

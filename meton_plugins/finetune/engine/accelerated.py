@@ -120,9 +120,13 @@ class NativeTrainer:
         """`rows` by the passes that they go through in: as many together as the longest row alone would be."""
         return [[rows[place] for place in group] for group in packed([row.length for row in rows], self.n_ctx)]
 
-    def total(self, rows: Sequence[Row]) -> float:
-        """Summed loss in nats over the learned tokens of one group."""
-        return float(sum(losses.sum() for losses in self._network.losses([(row.tokens, row.trained) for row in rows])))
+    def totals(self, rows: Sequence[Row]) -> tuple[float, float]:
+        """Summed loss in nats over the counted tokens of one group, and over its other learned ones."""
+        found = self._network.losses([(row.tokens, row.trained) for row in rows])
+        both = [
+            (each[row.of_learned].sum(), each[~row.of_learned].sum()) for each, row in zip(found, rows, strict=True)
+        ]
+        return float(sum(counted for counted, _ in both)), float(sum(form for _, form in both))
 
     def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
         """Mean loss over the learned tokens of one group, and its gradient."""

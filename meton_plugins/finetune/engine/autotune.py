@@ -120,7 +120,9 @@ def within(row: Row, trainer: NativeTrainer, room_mb: float) -> Row:
     most = int(room_mb / trainer.token_mb)
     if most < FEWEST_TOKENS:
         raise NoRoom
-    return row if row.length <= most else replace(row, tokens=row.tokens[: most + 1], trained=row.trained[: most + 1])
+    if row.length <= most:
+        return row
+    return replace(row, tokens=row.tokens[: most + 1], trained=row.trained[: most + 1], answer=None)
 
 
 def block_times(

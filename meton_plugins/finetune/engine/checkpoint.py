@@ -53,6 +53,9 @@ class Position:
     validated: int = -1
     base_loss: float | None = None
     start_loss: float | None = None
+    #: What the form alone loses: with the base, and with the best adapter. Checkpoints of older versions have neither.
+    base_form_loss: float | None = None
+    best_form_loss: float | None = None
     standing: Standing = field(default_factory=Standing)
 
 

@@ -63,8 +63,8 @@ class Trainer(Protocol):
     def groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """`rows` by the passes that they go through in."""
 
-    def total(self, rows: Sequence[Row]) -> float:
-        """Summed loss over the learned tokens of one group."""
+    def totals(self, rows: Sequence[Row]) -> tuple[float, float]:
+        """Summed loss over the counted tokens of one group, and over its other learned ones: those of Meton's form."""
 
     def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
         """Mean loss over the learned tokens of one group, and its gradient."""
@@ -147,9 +147,21 @@ class RowTrainer:
         """Each row for itself: the library's graph is one sequence."""
         return [[row] for row in rows]
 
-    def total(self, rows: Sequence[Row]) -> float:
-        """Summed loss in nats over the learned tokens of `rows`."""
-        return sum(self.loss(row.tokens, row.trained) * row.learned for row in rows)
+    def totals(self, rows: Sequence[Row]) -> tuple[float, float]:
+        """Summed loss in nats over the counted tokens of `rows`, and over their other learned ones."""
+        counted = form = 0.0
+        for row in rows:
+            if row.answer is None:
+                counted += self.loss(row.tokens, row.trained) * row.learned
+                continue
+            # The library's graph gives one number a pass. A token's loss depends on those before it alone, so the
+            # second pass ends with the form, before the answer.
+            counted += self.loss(row.tokens, row.answer) * row.counted
+            others = row.trained & ~row.answer
+            others[0] = False
+            end = int(np.nonzero(others)[0][-1]) + 1
+            form += self.loss(row.tokens[:end], others[:end]) * int(others.sum())
+        return counted, form
 
     def mean(self, rows: Sequence[Row]) -> tuple[float, Gradients]:
         """Mean loss over the learned tokens of one row, and its gradient."""

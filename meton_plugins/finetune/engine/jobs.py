@@ -125,7 +125,7 @@ def evaluate(
     base: Path, file: Path, *, system: str = "", adapter: Path | None = None, ctx_size: int,
     chat_template: str | None = None, progress: Progress | None = None,
 ) -> float:  # fmt: skip
-    """Mean loss in nats a learned token of a dataset file, read by `base` with `adapter`."""
+    """Mean loss in nats a counted token of a dataset file, read by `base` with `adapter`: see `gguf.rows.Row`."""
     result = run_job(
         "evaluate", base=whole_path(base), file=whole_path(file), system=system, adapter=whole_path(adapter),
         ctx_size=ctx_size, chat_template=named_template(chat_template), threads=threads(), progress=progress,
@@ -134,10 +134,26 @@ def evaluate(
 
 
 class Loss(NamedTuple):
-    """What a model loses on one answer: nats over all its learned tokens, and how many these are."""
+    """What a model loses on one answer: nats over the tokens that count, and how many these are; and the same of the
+    tokens of Meton's form, which are alike in all answers.
+    """
 
     nats: float
     tokens: int
+    form_nats: float = 0.0
+    form_tokens: int = 0
+
+    @property
+    def said(self) -> int:
+        """Tokens of the whole answer."""
+        return self.tokens + self.form_tokens
+
+    def plus(self, other: Loss) -> Loss:
+        """What it loses on both answers."""
+        return Loss(
+            self.nats + other.nats, self.tokens + other.tokens, self.form_nats + other.form_nats,
+            self.form_tokens + other.form_tokens,
+        )  # fmt: skip
 
 
 def losses(
@@ -153,7 +169,7 @@ def losses(
         "evaluate", base=whole_path(base), chats=plain, system=system, adapter=whole_path(adapter), ctx_size=ctx_size,
         chat_template=named_template(chat_template), threads=threads(workers), progress=progress,
     )  # fmt: skip
-    return {name: Loss(float(nats), int(tokens)) for name, (nats, tokens) in result["each"].items()}
+    return {name: Loss(float(n), int(t), float(fn), int(ft)) for name, (n, t, fn, ft) in result["each"].items()}
 
 
 class Spoken(NamedTuple):

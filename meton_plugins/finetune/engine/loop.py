@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -25,21 +25,35 @@ from .gradient import Trainer
 from .schedule import learning_rate, order
 from .speed import Speed
 
-__all__ = ["Emit", "Training", "Wanted", "mean_loss"]
+__all__ = ["Emit", "MeanLoss", "Training", "Wanted", "mean_loss"]
 
 Emit = Callable[..., None]
 #: "stop", "pause" or None: what the worker wants.
 Wanted = Callable[[], "str | None"]
 
 
-def mean_loss(trainer: Trainer, rows: Sequence[Row], wanted: Wanted) -> float | None:
-    """Mean loss over all learned tokens of `rows`; None where something else was wanted meanwhile."""
-    total = 0.0
+class MeanLoss(NamedTuple):
+    """Nats a token of some rows: over the tokens that count, over the other learned ones (Meton's form; None where
+    there are none), and over all learned ones, as the loss of a step is.
+    """
+
+    counted: float
+    form: float | None
+    learned: float
+
+
+def mean_loss(trainer: Trainer, rows: Sequence[Row], wanted: Wanted) -> MeanLoss | None:
+    """Mean loss of `rows`; None where something else was wanted meanwhile."""
+    counted = form = 0.0
     for group in trainer.groups(rows):
         if wanted():
             return None
-        total += trainer.total(group)
-    return total / sum(row.learned for row in rows)
+        of_counted, of_form = trainer.totals(group)
+        counted += of_counted
+        form += of_form
+    tokens, learned = sum(row.counted for row in rows), sum(row.learned for row in rows)
+    others = learned - tokens
+    return MeanLoss(counted / tokens, form / others if others else None, (counted + form) / learned)
 
 
 class Training:
@@ -50,7 +64,7 @@ class Training:
 
     def __init__(
         self, folder: Path, settings: TrainSettings, rows: list[Row], validation: list[Row], trainer: Trainer,
-        emit: Emit, wanted: Wanted, start: Path | None = None, base_loss: float | None = None,
+        emit: Emit, wanted: Wanted, start: Path | None = None, base_loss: MeanLoss | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.settings, self.rows, self.validation = folder, settings, rows, validation
         self.trainer, self.emit, self.wanted = trainer, emit, wanted
@@ -106,6 +120,7 @@ class Training:
         return {
             "step": position.step, "base_loss": position.base_loss, "start_loss": position.start_loss,
             "best_loss": standing.best_loss, "best_step": standing.best_step, "since_best": standing.since,
+            "base_form_loss": position.base_form_loss, "best_form_loss": position.best_form_loss,
         }  # fmt: skip
 
     def _over(self) -> bool:
@@ -185,18 +200,27 @@ class Training:
         self._validation_seconds = time.monotonic() - started
         step, standing = self.position.step, self.position.standing
         if step == 0:
+            base = self.base_loss if self.start else loss
+            if base:
+                self._move(base_loss=base.counted, base_form_loss=base.form)
             if not self.start:
-                self._move(base_loss=loss, validated=0)
-                self.emit("validation", epoch=0, loss=loss, **self._facts())
+                self._move(validated=0)
+                self._tell_of(loss, epoch=0)
                 return
-            self._move(base_loss=self.base_loss, start_loss=loss)
-        standing = standing.after(step, loss, self.settings.min_delta)
+            self._move(start_loss=loss.counted)
+        standing = standing.after(step, loss.counted, self.settings.min_delta)
         if standing.best_step == step:
             self._keep_best()
+            self._move(best_form_loss=loss.form)
         self._move(validated=step, standing=standing)
-        shown = self.base_loss if step == 0 else loss
         epoch = self.position.epoch + (self.position.batch > 0)
-        self.emit("validation", epoch=epoch, loss=shown, best=standing.best_step == step, **self._facts())
+        self._tell_of(self.base_loss if step == 0 else loss, epoch=epoch, best=standing.best_step == step)
+
+    def _tell_of(self, shown: MeanLoss | None, **facts: Any) -> None:
+        self.emit(
+            "validation", loss=shown and shown.counted, form_loss=shown and shown.form,
+            learned_loss=shown and shown.learned, **facts, **self._facts(),
+        )  # fmt: skip
 
     def _keep_best(self) -> None:
         if self.position.step == 0 and self.start:

@@ -10,7 +10,7 @@ __all__ = ["Standing"]
 
 @dataclass(frozen=True)
 class Standing:
-    """After some validations. Losses in nats a learned token; `since`: validations since the one at `mark_step`.
+    """After some validations. Losses in nats a counted token; `since`: validations since the one at `mark_step`.
 
     The best is the lowest loss of all. Patience counts from the mark, the last loss that was lower than the mark
     before it by more than `min_delta`: a training that falls slowly but surely is not stopped.

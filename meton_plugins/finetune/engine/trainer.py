@@ -30,6 +30,10 @@ from .trainer_factory import open_trainer
 __all__ = ["read_chats", "train", "with_system"]
 
 OLD_CHILD_SECONDS: Final = 60
+#: What the user should know of a run that goes on as it was begun.
+COUNTS_ALL: Final = (
+    "it began with an older version, so its validation loss goes on counting all learned tokens, Meton's form too"
+)
 
 
 def read_chats(path: Path, system: str) -> list[tuple[str, list[dict[str, str]]]]:
@@ -47,7 +51,8 @@ def with_system(messages: list[dict[str, str]], system: str) -> list[dict[str, s
 
 
 def train(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Train as `job` says (base, folder, system, learned, settings, threads), from its newest checkpoint if any.
+    """Train as `job` says (base, folder, system, learned, loss_counts, settings, threads), from its newest checkpoint
+    if any.
 
     `start`, where the job has one: an adapter to begin with. `compute`: how, as recorded; where there is none it is
     decided here, and recorded before the first step. `cores` and `room_mb`: what this machine has for that.
@@ -73,6 +78,9 @@ def _train(library: Library, folder: Path, base: Path, job: dict[str, Any], emit
             chats = read_chats(folder / "dataset" / f"{side}.jsonl", job["system"])
             sides[side], skipped = build_rows(chats, template, model, settings.ctx_size, job["learned"])
             emit("rows", side=side, **_describe(sides[side], skipped))
+        if job.get("loss_counts", "all") == "all" and any(row.answer is not None for row in sides["validation"]):
+            sides["validation"] = [dataclasses.replace(row, answer=None) for row in sides["validation"]]
+            emit("note", message=COUNTS_ALL)
         if not sides["train"]:
             raise DataError("No example is left to train on: all were skipped; see the log, or raise --ctx-size.")
         if damaged:
@@ -178,6 +186,7 @@ def _describe(rows: Sequence[Row], skipped: Sequence[Skipped]) -> dict[str, Any]
         "rows": len(rows),
         "tokens": sum(row.length for row in rows),
         "learned": sum(row.learned for row in rows),
+        "counted": sum(row.counted for row in rows),
         "longest": max((row.length for row in rows), default=0),
         "skipped": [dataclasses.asdict(each) for each in skipped],
     }

@@ -78,7 +78,10 @@ def _spell(row: Row, model: Model) -> list[tuple[str, bool, bool]]:
 
 
 def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:
-    """Loss in nats of each chat (of a dataset file, or as given), with an adapter where one is given."""
+    """Loss in nats of each chat (of a dataset file, or as given), with an adapter where one is given.
+
+    Of each chat: nats over the tokens that count, how many these are, and the same of Meton's form.
+    """
     base = Path(job["base"])
     template = template_for(inspect(base), job.get("chat_template"))
     system = job["system"]
@@ -92,15 +95,17 @@ def evaluate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
             where = job.get("file") or "What was given"
             raise EngineError(f"{where} holds no example that fits --ctx-size {job['ctx_size']}.")
         longest = max(row.length for row in rows)
-        found: dict[str, tuple[float, int]] = {}
+        found: dict[str, tuple[float, int, float, int]] = {}
         with Decoder(model, longest, job["threads"], adapter_of(job)) as decoder:
             for done, row in enumerate(rows, 1):
-                nats, tokens = found.get(row.id, (0.0, 0))
-                loss = float(decoder.losses(row.tokens)[row.trained[1:]].sum())
-                found[row.id] = (nats + loss, tokens + row.learned)
+                nats, tokens, form_nats, form_tokens = found.get(row.id, (0.0, 0, 0.0, 0))
+                each, counts = decoder.losses(row.tokens)[row.trained[1:]], row.of_learned
+                nats, form_nats = nats + float(each[counts].sum()), form_nats + float(each[~counts].sum())
+                found[row.id] = (nats, tokens + row.counted, form_nats, form_tokens + row.learned - row.counted)
                 emit("progress", done=done, total=len(rows))
-    total = sum(nats for nats, _ in found.values())
-    emit("result", loss=total / sum(tokens for _, tokens in found.values()), rows=len(rows), each=found)
+    nats, tokens, form_nats, form_tokens = map(sum, zip(*found.values(), strict=True))
+    form_loss = form_nats / form_tokens if form_tokens else None
+    emit("result", loss=nats / tokens, form_loss=form_loss, rows=len(rows), each=found)
 
 
 def prove(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> None:

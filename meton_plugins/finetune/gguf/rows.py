@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
+from ..form import content_spans
 from .chat_template import ChatTemplate
 from .tokenizer import Tokenizer
 
@@ -24,12 +25,14 @@ class Row:
     """One conversation as the engine sees it.
 
     `tokens` int32 [n + 1]; `trained` bool [n + 1]: whether the model learns to say token i after those before it.
-    The engine reads tokens[:-1], and predicts tokens[1:] where trained[1:].
+    The engine reads tokens[:-1], and predicts tokens[1:] where trained[1:]. `answer` bool [n + 1]: which of the learned
+    tokens a loss counts; the others are Meton's form, which is alike in all rows. None where all learned ones count.
     """
 
     id: str
     tokens: npt.NDArray[np.int32]
     trained: npt.NDArray[np.bool_]
+    answer: npt.NDArray[np.bool_] | None = None
 
     @property
     def length(self) -> int:
@@ -40,6 +43,17 @@ class Row:
     def learned(self) -> int:
         """Tokens that are learned."""
         return int(self.trained[1:].sum())
+
+    @property
+    def counted(self) -> int:
+        """Learned tokens that a loss counts."""
+        return self.learned if self.answer is None else int(self.answer[1:].sum())
+
+    @property
+    def of_learned(self) -> npt.NDArray[np.bool_]:
+        """For each learned token, in order, whether a loss counts it."""
+        learned = self.trained[1:]
+        return np.ones(self.learned, dtype=np.bool_) if self.answer is None else self.answer[1:][learned]
 
 
 @dataclass(frozen=True)
@@ -88,10 +102,14 @@ def prompt_tokens(text: str, tokenizer: Tokenizer) -> list[int]:
 
 @dataclass(frozen=True)
 class _Answer:
-    """An answer's tokens, up to its end token and with it, and those of the prompt that it follows."""
+    """An answer's tokens, up to its end token and with it, and those of the prompt that it follows.
+
+    `counted`: for each token whether a loss counts it.
+    """
 
     prompt: list[int]
     tokens: list[int]
+    counted: list[bool]
 
 
 def _answers(messages: Messages, template: ChatTemplate, tokenizer: Tokenizer, learn: Learn) -> list[_Answer]:
@@ -123,8 +141,25 @@ def _answer(before: str, upto: str, tokenizer: Tokenizer) -> _Answer:
         end = next((i + 1 for i, token in enumerate(tokens) if tokenizer.is_end(token)), None)
         spelled = b"".join(tokenizer.piece(token) for token in tokens[:end])
         if spelled == said.encode() or (end and said.encode().startswith(spelled)):
-            return _Answer(prompt, tokens[:end])
+            return _Answer(
+                prompt, tokens[:end], _counted([tokenizer.piece(token) for token in tokens[:end]], bool(end))
+            )
     raise ModelError("the base's tokenizer does not give its text back, so its answers cannot be found")
+
+
+def _counted(pieces: list[bytes], ended: bool) -> list[bool]:
+    """Of an answer in Meton's form the tokens that reach into what only it says, and its end token; of another all."""
+    said = pieces[:-1] if ended else pieces
+    text = b"".join(said).decode("utf-8", "replace")
+    spans = content_spans(text)
+    if spans is None:
+        return [True] * len(pieces)
+    in_bytes = [(len(text[:start].encode()), len(text[:end].encode())) for start, end in spans]
+    counted, place = [], 0
+    for piece in said:
+        counted.append(any(place < end and place + len(piece) > start for start, end in in_bytes))
+        place += len(piece)
+    return [*counted, True] if ended else counted
 
 
 def _alone(said: str, tokenizer: Tokenizer) -> Iterator[list[int]]:
@@ -152,7 +187,9 @@ def _rows(identity: str, answers: list[_Answer]) -> list[Row]:
     whole = answers[-1].prompt + answers[-1].tokens
     if any(whole[: len(a.prompt) + len(a.tokens)] != a.prompt + a.tokens for a in answers):
         return [row for answer in answers for row in _rows(identity, [answer])]
-    trained = np.zeros(len(whole), dtype=np.bool_)
+    trained, counted = np.zeros((2, len(whole)), dtype=np.bool_)
     for answer in answers:
         trained[len(answer.prompt) :][: len(answer.tokens)] = True
-    return [Row(identity, np.asarray(whole, dtype=np.int32), trained)]
+        counted[len(answer.prompt) :][: len(answer.tokens)] = answer.counted
+    all_count = bool((counted == trained).all())
+    return [Row(identity, np.asarray(whole, dtype=np.int32), trained, None if all_count else counted)]

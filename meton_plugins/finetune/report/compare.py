@@ -62,6 +62,8 @@ def compare(first: Run, second: Run) -> Comparison:
         ("steps", one.step, two.step),
         ("base's validation loss", one.base_loss, two.base_loss),
         ("best validation loss", one.best_loss, two.best_loss),
+        ("base's loss of the form", one.base_form_loss, two.base_form_loss),
+        ("best adapter's loss of the form", one.best_form_loss, two.best_form_loss),
         ("trained, s", round(one.trained_seconds, 1), round(two.trained_seconds, 1)),
         ("tokens/s", one.tokens_per_s, two.tokens_per_s),
         ("peak memory, MB", one.peak_rss_mb, two.peak_rss_mb),
@@ -70,6 +72,12 @@ def compare(first: Run, second: Run) -> Comparison:
     if a["base"] != b["base"] or a["dataset"] != b["dataset"]:
         other = "bases" if a["base"] != b["base"] else "datasets"
         warning = f"The losses are of different {other}, so they say nothing about which run is better."
+    elif first.record.loss_counts != second.record.loss_counts:
+        older = first.name if first.record.loss_counts == "all" else second.name
+        warning = (
+            f"The validation loss of {older}, which an older version began, counts Meton's form too, and the other's "
+            "does not, so the losses say nothing about which run is better."
+        )
     better = None
     if warning is None and one.best_loss is not None and two.best_loss is not None and one.best_loss != two.best_loss:
         better = first.name if one.best_loss < two.best_loss else second.name

@@ -47,10 +47,11 @@ def _known(event: Mapping[str, Any]) -> str | None:
         case "begin":
             return f"{many(event['steps'], 'step')} in {many(event['epochs'], 'epoch')}"
         case "validation":
+            form = f", the form's {event['form_loss']:.3f}" if event.get("form_loss") is not None else ""
             if event["step"] == 0:
-                return f"loss {event['loss']:.3f} before training"
+                return f"loss {event['loss']:.3f} before training{form}"
             best = ", the best so far" if event.get("best") else ""
-            return f"loss {event['loss']:.3f} after step {event['step']} (epoch {event['epoch']}){best}"
+            return f"loss {event['loss']:.3f} after step {event['step']} (epoch {event['epoch']}){best}{form}"
         case "checkpoint":
             return f"saved at step {event['step']}"
         case "resumed":

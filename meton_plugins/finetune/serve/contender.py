@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..engine import jobs
 from ..engine.jobs import Loss
@@ -21,6 +21,8 @@ __all__ = ["Chat", "Contender", "base_of", "tuned_of"]
 #: An id and messages; the last one, the assistant's, is the answer.
 Chat = tuple[str, list[dict[str, Any]]]
 Progress = Callable[[int, int], None]
+#: In the names of files with losses. Those of older versions lack it: they counted all learned tokens.
+COUNTED: Final = "-answer"
 
 
 class Contender(NamedTuple):
@@ -45,7 +47,7 @@ class Contender(NamedTuple):
         self, home: Home, chats: Sequence[Chat], ctx_size: int, progress: Progress | None = None
     ) -> dict[str, Loss]:
         """What it loses on each answer, by id; measured once and kept in `<home>/judged/`."""
-        path = self._place(home, chats, ctx_size)
+        path = self._place(home, chats, ctx_size, COUNTED)
         kept = _kept(path)
         if kept is None:
             kept = jobs.losses(
@@ -57,7 +59,7 @@ class Contender(NamedTuple):
 
     def known(self, home: Home, chats: Sequence[Chat], ctx_size: int) -> dict[str, Loss] | None:
         """What `losses` has measured before; None where it has not."""
-        return _kept(self._place(home, chats, ctx_size))
+        return _kept(self._place(home, chats, ctx_size, COUNTED))
 
     def _place(self, home: Home, chats: Sequence[Chat], tokens: int, kind: str = "") -> Path:
         said = json.dumps([self.sha256, self.chat_template, self.system, tokens, chats], sort_keys=True)
@@ -117,6 +119,6 @@ def tuned_of(subject: Subject, name: str) -> Contender:
 def _kept(path: Path) -> dict[str, Loss] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): Loss(float(nats), int(tokens)) for name, (nats, tokens) in values.items()}
+        return {str(name): Loss(float(n), int(t), float(fn), int(ft)) for name, (n, t, fn, ft) in values.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return None

@@ -166,7 +166,7 @@ def _measured(
         lost = {**known, **tuned.losses(home, rows, ctx_size, partial(tell, "learned answers"))}
     base_lost = base.losses(home, judged, ctx_size, partial(tell, f"{side} answers, base")) if judged else {}
     asked = chats[:questions]
-    wanted = [base_lost[each].tokens if each in base_lost else 0 for each, _ in asked]
+    wanted = [base_lost[each].said if each in base_lost else 0 for each, _ in asked]
     limit = min(LONGEST, 2 * max(wanted) + ROOM) if any(wanted) else LONGEST
     manifest = _manifest(run)
     whole_lost: dict[str, Loss] = {}

@@ -57,6 +57,8 @@ class Survival(_Record):
     adapter: float | None = None
     reason: str = ""
     again: bool = False
+    #: What the losses count; those of older versions counted all learned tokens, Meton's form too.
+    counts: Literal["answer", "all"] = "all"
 
     def keeps(self, loss: float | None) -> float | None:
         """The part of the adapter's gain that a file of this `loss` has; None where that says nothing."""

@@ -68,7 +68,7 @@ class Gate(BaseModel):
 
 
 def against_base(new: Mapping[str, Loss], base: Mapping[str, Loss], settings: GateSettings) -> Line:
-    """Better than its base on held-out answers, beyond chance."""
+    """Better than its base on held-out answers, beyond chance; Meton's form, which is alike in all, counts nothing."""
     return _against("better than its base", new, base, settings.against_base, settings.fewest)
 
 
@@ -98,13 +98,23 @@ def _against(name: str, new: Mapping[str, Loss], old: Mapping[str, Loss], allowe
         name=name,
         verdict="pass" if seen.high < allowed else "fail",
         number=seen.high,
-        found=_spoken(seen),
+        found=_spoken(seen) + _form(new, old),
         threshold=threshold,
     )
 
 
 def _spoken(seen: Interval) -> str:
     return f"{seen.mean:+.3f} nats a token, {seen.low:+.3f} to {seen.high:+.3f}, over {seen.examples} examples"
+
+
+def _form(new: Mapping[str, Loss], old: Mapping[str, Loss]) -> str:
+    """What Meton's form alone changed by, which the difference does not count; empty for answers without it."""
+    names = new.keys() & old.keys()
+    tokens = [sum(each[name].form_tokens for name in names) for each in (new, old)]
+    if not all(tokens):
+        return ""
+    change = sum(new[name].form_nats - old[name].form_nats for name in names) / tokens[1]
+    return f"; the form alone {change:+.3f}"
 
 
 def keeps_form(check: FormCheck, settings: GateSettings) -> Line:

@@ -38,5 +38,5 @@ def by_example(losses: Mapping[str, Loss]) -> dict[str, Loss]:
     found: dict[str, Loss] = {}
     for name, loss in losses.items():
         before = found.get(example_of(name), Loss(0.0, 0))
-        found[example_of(name)] = Loss(before.nats + loss.nats, before.tokens + loss.tokens)
+        found[example_of(name)] = before.plus(loss)
     return found

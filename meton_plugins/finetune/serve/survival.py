@@ -79,6 +79,9 @@ def measure(home: Home, run: Run, adapter: Path, export: Export, save: Callable[
     """
     try:
         scale = _scale(home, run)
+        if export.survival is not None and export.survival.counts == "all":
+            for file in export.files:  # losses of an older version counted Meton's form too: they are not compared
+                file.loss = None
         export.survival = scale if isinstance(scale, Survival) else _gain(scale, run, adapter, export, tell)
         save()
         for file in export.files:
@@ -198,7 +201,9 @@ def _gain(scale: _Scale, run: Run, adapter: Path, export: Export, tell: Tell) ->
     both = hashlib.sha256(f"{base.sha256} {export.adapter_sha256}".encode()).hexdigest()
     before = scale.loss("the base", Path(base.path), base.sha256, tell)
     after = scale.loss("the adapter", Path(base.path), both, tell, adapter)
-    found = Survival(side=scale.side, rows=len(scale.chats), left_out=scale.left_out, base=before, adapter=after)
+    found = Survival(
+        side=scale.side, rows=len(scale.chats), left_out=scale.left_out, base=before, adapter=after, counts="answer"
+    )
     if _number(before) is None or _number(after) is None:
         whole = found.model_copy(update={"base": _number(before), "adapter": _number(after)})
         which = "The base" if whole.base is None else "The adapter"

@@ -17,7 +17,7 @@ __all__ = ["Diagnosis", "Finding", "diagnose", "examine", "hint"]
 GOOD_LOSS = 1.0
 #: What is not worth a word of its own beside what explains it better.
 EXPLAINED = {
-    "divergence": {"stuck", "not falling", "spikes", "overfitting", "gap", "too short", "clipped"},
+    "divergence": {"stuck", "not falling", "spikes", "form alone", "overfitting", "gap", "too short", "clipped"},
     "stuck": {"not falling", "too short", "gap", "overfitting"},
     "not falling": {"too short", "gap", "overfitting"},
     "overfitting": {"too short"},

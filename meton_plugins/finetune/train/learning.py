@@ -46,6 +46,9 @@ GAP_NATS: Final = 0.5
 #: An epoch that still brought so much on the validation side was not the last one worth it: the rate was small by then.
 FALLING: Final = 0.05
 FALLING_NATS: Final = 0.05
+#: Meton's form is learned where its loss fell by this part, and so many nats.
+FORM: Final = 0.25
+FORM_NATS: Final = 0.1
 #: A LoRA hardly moves in fewer steps; 50 examples, the fewest advised, make 150.
 STEPS: Final = 50
 
@@ -217,6 +220,9 @@ def overfitted(signals: Signals) -> Finding | None:
             f"{kept} Next time:{fewer}{patience} {_slower(signals, 2)}; more, and more different, examples help most.",
             "it overfits",
         )  # fmt: skip
+    # The training loss counts the form too: only what also does can be held against it.
+    same = [check.learned for check in signals.judged if check.step > best.step]
+    end = median(same[-3:]) if same else best.learned
     if end > GAP * now and end - now > GAP_NATS:
         return Finding(
             "gap", "note", "It learns by heart more than it understands",
@@ -226,6 +232,27 @@ def overfitted(signals: Signals) -> Finding | None:
             "its answers to new questions are much worse than to known ones",
         )  # fmt: skip
     return None
+
+
+def form_alone(signals: Signals) -> Finding | None:
+    """Meton's form was learned, and nothing of what the answers say."""
+    base = next((check for check in signals.checks if check.step == 0), None)
+    if base is None or base.form is None or not signals.judged:
+        return None
+    best = min(signals.judged, key=lambda check: check.loss)
+    if best.form is None or not best.loss > base.loss * (1 - FLAT):
+        return None
+    if base.form - best.form < max(FORM * base.form, FORM_NATS):
+        return None
+    rank, epochs = signals.record.settings.lora_rank, signals.record.settings.epochs
+    return Finding(
+        "form alone", "bad", "It learned the form and nothing else",
+        f"On validation rows Meton's form went from {loss(base.form)} to {loss(best.form)}, and what the answers say "
+        f"from {loss(base.loss)} to {loss(best.loss)}.",
+        "See with /dataset preview whether the answers follow from the questions; then --epochs "
+        f"{2 * epochs}, now {epochs}, or --lora-rank {2 * rank}, now {rank}, and more examples of the same kind.",
+        "it learned the form alone",
+    )  # fmt: skip
 
 
 def too_short(signals: Signals) -> Finding | None:
@@ -267,4 +294,4 @@ def _slower(signals: Signals, factor: int) -> str:
     return f"--learning-rate {rate(now / factor)}, now {rate(now)}"
 
 
-RULES: Final = (diverged, stuck, not_falling, spiked, overfitted, too_short)
+RULES: Final = (diverged, stuck, not_falling, spiked, form_alone, overfitted, too_short)

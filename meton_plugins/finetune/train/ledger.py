@@ -22,7 +22,9 @@ TREND: Final = 20
 #: Bytes kept free, so that on a full disk there is room to say so.
 ROOM: Final = 32 << 10
 #: What events tell of how good the training is.
-_LOSSES: Final = ("base_loss", "start_loss", "best_loss", "best_step", "since_best")
+_LOSSES: Final = (
+    "base_loss", "start_loss", "best_loss", "best_step", "since_best", "base_form_loss", "best_form_loss"
+)  # fmt: skip
 
 
 class Ledger:

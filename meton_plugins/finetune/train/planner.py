@@ -104,7 +104,7 @@ def create(
     record = RunRecord(
         name=called, created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), base=base,
         dataset=rows.dataset.id, learned=rows.dataset.manifest.learned, examples=counts, settings=settings,
-        template=settings.template, system=made_of.system,
+        template=settings.template, system=made_of.system, loss_counts="answer",
         threads=compute.threads if compute else threads(settings.threads), compute=compute,
         parent=made_of.parent.name if made_of.parent else None, replay=made_of.replay, recipe=made_of.recipe,
         sweep=sweep, keep_all=keep_all, plan=plan,

@@ -45,6 +45,8 @@ class RunRecord(_Record):
     template: str
     system: str
     threads: int
+    #: What its validation loss counts: what answers and calls say, or all learned tokens, as older versions did.
+    loss_counts: Literal["answer", "all"] = "all"
     #: How it computes, decided once. None: a run that waits for its first start, or one of an older version.
     compute: ComputeConfig | None = None
     #: The run whose best adapter this one began with (`start.gguf` in its folder).
@@ -63,7 +65,10 @@ class RunRecord(_Record):
 
 
 class State(_Record):
-    """state.json: the truth of the moment it was written. Losses are nats a learned token."""
+    """state.json: the truth of the moment it was written.
+
+    `loss` is in nats a learned token, the others in nats a token that counts (`RunRecord.loss_counts`).
+    """
 
     status: Status = "starting"
     attempt: int = 0
@@ -81,6 +86,9 @@ class State(_Record):
     validation_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
+    #: What Meton's form alone loses, on the validation side: with the base, with the best adapter.
+    base_form_loss: float | None = None
+    best_form_loss: float | None = None
     tokens_per_s: float | None = None
     seconds_left: float | None = None
     trained_seconds: float = 0.0

@@ -29,11 +29,17 @@ _LOSS: Final = b'"loss": '
 
 
 class Check(NamedTuple):
-    """A validation. `epoch`: how often the rows were gone through by then, with a part of one within an epoch."""
+    """A validation. `epoch`: how often the rows were gone through by then, with a part of one within an epoch.
+
+    `loss` counts what the run's validation loss counts, `learned` all learned tokens, as the training loss does, `form`
+    those of Meton's form, where there are some.
+    """
 
     step: int
     epoch: float
     loss: float
+    learned: float
+    form: float | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,12 @@ def _checks(events: Sequence[dict[str, Any]], batches: int) -> list[Check]:
         if event["event"] == "validation":
             step, loss = int(event["step"]), event["loss"]
             epoch = step / batches if batches else float(event.get("epoch", 0))
-            found[step] = Check(step, epoch, math.nan if loss is None else float(loss))
+            # Events of older versions have one loss: it counted all learned tokens.
+            learned, form = event.get("learned_loss", loss), event.get("form_loss")
+            found[step] = Check(
+                step, epoch, math.nan if loss is None else float(loss), math.nan if learned is None else float(learned),
+                None if form is None else float(form),
+            )  # fmt: skip
     return [found[step] for step in sorted(found)]
 
 

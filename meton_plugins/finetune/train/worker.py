@@ -103,7 +103,8 @@ class Worker:
         start = self.run.folder / START
         job = {
             "kind": "train", "folder": str(self.run.folder), "base": record.base.path, "system": record.system,
-            "learned": record.learned, "settings": settings, "cores": cores, "threads": record.threads,
+            "learned": record.learned, "settings": settings, "loss_counts": record.loss_counts,
+            "cores": cores, "threads": record.threads,
             "room_mb": max(0.0, available_mb() - RESERVE_MB), "created": record.created,
             "nice": record.settings.nice, "start": str(start) if start.is_file() else None,
         }  # fmt: skip
