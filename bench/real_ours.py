@@ -79,7 +79,8 @@ def main() -> None:
     for name, file in {"base": None, **job.get("adapters", {})}.items():
         adapter.file = Path(file) if file else None
         with open_ours(
-            library, base, longest=longest, threads=record.threads, adapter=adapter, precision="f32", weights="auto"
+            library, base, longest=longest, threads=record.threads, adapter=adapter, precision="f32", weights="packed",
+            tokens=sides["validation"][0].tokens,
         ) as (trainer, _):  # fmt: skip
             if not file:
                 save_adapter(trainer, out / "start.gguf")

@@ -17,6 +17,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
 import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 from train_measure import measure, megabytes, quiet_output, read_job, steps_of, tell  # noqa: E402
 from train_rows import Row  # noqa: E402
 
@@ -38,11 +39,22 @@ MAX_NORM: Final = 1.0
 
 @contextmanager
 def open_ours(
-    library: Library, base: Path, *, longest: int, threads: int, adapter: Adapter, precision: str, weights: str
+    library: Library,
+    base: Path,
+    *,
+    longest: int,
+    threads: int,
+    adapter: Adapter,
+    precision: str,
+    weights: str,
+    tokens: npt.NDArray[np.int32] | None = None,
 ) -> Iterator[tuple[Trainer, str]]:
-    """The trainer for rows of up to `longest` tokens, and in a few words how it computes."""
+    """The trainer for rows of up to `longest` tokens, and in a few words how it computes.
+
+    `tokens`: some of a real row, on which the pass is compared with the library's.
+    """
     compute = ComputeConfig.model_validate({"precision": precision, "weights": weights, "threads": threads})
-    tokens = np.arange(1, 40, dtype=np.int32)
+    tokens = np.arange(1, 40, dtype=np.int32) if tokens is None else tokens
     with Model(library, base) as model, open_trainer(model, base, longest, adapter, compute) as trainer:
         assert isinstance(trainer, NativeTrainer)
         trainer.check(tokens, threads)
