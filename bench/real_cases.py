@@ -41,8 +41,8 @@ class Case:
     speed_rows: int = 12
 
 
-# Learning rates by the grid: SmolLM2's Q4_1 has coarse steps, of which 160 steps at 1e-3 moved its weights by 0.048 and 20
-# at 4e-4 by 0.0065.
+# Learning rates by the grid: SmolLM2's Q4_1 has coarse steps, of which 160 steps at 1e-3 moved its weights by 0.048 and
+# 20 at 4e-4 by 0.0065.
 CASES: Final = {
     case.name: case
     for case in (
