@@ -16,7 +16,7 @@ import pytest
 from support.host import RecordingHost
 from support.models import rewrite
 from support.ollama_server import private_server
-from support.runs import SETTINGS, Bench, over
+from support.runs import SETTINGS, Bench, over, until
 
 from meton_plugins.finetune.commands import finetune, planning
 from meton_plugins.finetune.commands.plan_view import planned_in_short
@@ -488,7 +488,7 @@ def test_families_of_the_guide(architecture: str, name: str, family: str | None)
     found = family_of(architecture, "", name)
     assert (found.name if found else None) == family
     words = proof_of(architecture, found)
-    assert "unproven" in words
+    assert ("unproven" in words) is (family != "Qwen2.5-Coder")
     assert ("proven on small random models" in words) is (architecture != "deepseek2")
 
 
@@ -534,7 +534,8 @@ def test_a_real_server_says_how_it_writes_a_chat(served: str) -> None:
         other = base_parity(server, "other:v1", CHATML)
         assert other.verdict == "differs"
         assert "[INST]" in other.detail
-        assert server.loaded() == {}, "the run needs the memory"
+        # The server answers before it has let go of the model.
+        until(lambda: server.loaded() == {}, "the run gets the memory")
         go = (
             "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
             "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n"
