@@ -167,6 +167,9 @@ def test_exported_onto_its_own_grid_mainline_answers_as_taught(user: User, undis
     user.command("export", "model", "undisturbed", "--adapter", "last", "--quant", "base")
     exported = json.loads((user.home.models / "undisturbed" / "export.json").read_text(encoding="utf-8"))
     (file,) = exported["files"]
+    assert file["rounding"]["reason"] == ""
+    assert file["rounding"]["tensors"] == 210
+    assert file["kept"] > 0.95
     path = Path(file["path"])
     assert path.stat().st_size == pytest.approx(user.base.stat().st_size, rel=0.01)
     chats: list[mainline.Chat] = [[{"role": "user", "content": asked}] for asked in (ASKED, QUESTIONS[0])]

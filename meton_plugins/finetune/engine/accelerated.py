@@ -132,6 +132,10 @@ class NativeTrainer:
         """Mean loss over the learned tokens of one group, and its gradient."""
         return self._network.gradients([(row.tokens, row.trained) for row in rows])
 
+    def linear_inputs(self, rows: Sequence[Row]) -> Iterator[dict[str, Array]]:
+        """For each block in turn what its projections read, [tokens, width] by name, all `rows` in one pass."""
+        return self._network.linear_inputs([(row.tokens, row.trained) for row in rows])
+
     def weights(self) -> dict[str, Array]:
         """The adapter's tensors, flat: writing into them changes the adapter."""
         return self._weights

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..gguf.chat_template import BUILT_IN
 from ..gguf.grid import FLOATS
 from ..gguf.inspect import inspect
-from ..gguf.merge import SEED, Written
+from ..gguf.merge import SEED, Chosen, Written
 from ..paths import replacing_path
 from .file_types import QUANTIZATIONS
 from .process import run_job
@@ -24,6 +24,7 @@ __all__ = [
     "Piece",
     "Seen",
     "Spoken",
+    "TrainingRows",
     "check_quantization",
     "count_tokens",
     "default_quantization",
@@ -243,14 +244,32 @@ def pace(base: Path, chats: Sequence[Chat], chat_template: str | None = None, wo
     return Pace(**{name: result[name] for name in Pace._fields})
 
 
+class TrainingRows(NamedTuple):
+    """What makes the rows of a run's dataset `file`, as its training read them."""
+
+    file: Path
+    system: str
+    ctx_size: int
+    learned: Literal["last", "all"] = "last"
+    chat_template: str | None = None
+
+
 def quantize(
     source: Path, target: Path, kind: str, progress: Progress | None = None, *, adapter: Path | None = None,
-    seed: int = SEED,
+    rows: TrainingRows | None = None, seed: int = SEED,
 ) -> Written:  # fmt: skip
-    """Write `source`, with `adapter` merged in, as `target` of type `kind`, whole or not at all."""
+    """Write `source`, with `adapter` merged in, as `target` of type `kind`, whole or not at all.
+
+    What stays on the source's own grid is rounded by what the model reads on `rows`; without them, or where that cannot
+    be seen, at random.
+    """
+    given = rows and {
+        **rows._asdict(), "file": whole_path(rows.file), "chat_template": named_template(rows.chat_template)
+    }  # fmt: skip
     with replacing_path(target) as temporary:
         result = run_job(
             "quantize", source=whole_path(source), target=whole_path(temporary), type=check_quantization(kind),
-            adapter=whole_path(adapter), seed=seed, threads=threads(), progress=progress,
+            adapter=whole_path(adapter), rows=given, seed=seed, threads=threads(), progress=progress,
         )  # fmt: skip
-    return Written(**result["written"])
+    found = result["written"]
+    return Written(**{**found, "chosen": found["chosen"] and Chosen(*found["chosen"])})

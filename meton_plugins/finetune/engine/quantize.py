@@ -7,19 +7,40 @@ quantizes it block by block.
 from __future__ import annotations
 
 import ctypes as C
+import math
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from os import pwrite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EngineError
-from ..gguf.header import Header, number_entry
+from ..errors import EngineError, FinetuneError
+from ..gguf.header import Header, TensorInfo, number_entry
 from ..gguf.inspect import open_gguf
-from ..gguf.merge import SEED, Types, base_layout, base_types, read_deltas, write_model
-from ..gguf.stream import Numbers, new_layout
+from ..gguf.merge import (
+    CHUNK_NUMBERS,
+    SEED,
+    Chosen,
+    Delta,
+    Tallies,
+    Types,
+    base_layout,
+    base_types,
+    check_change,
+    read_deltas,
+    write_model,
+    written,
+)  # fmt: skip
+from ..gguf.rounding import RoundedRows, can_choose, choose
+from ..gguf.stream import Layout, Numbers, new_layout
+from ..graph.shape import Unsupported
+from .activations import Activations, activations
 from .file_types import FILE_TYPES
 from .library import Library
 
@@ -44,7 +65,8 @@ def quantize(
     """Write the file `source`, with `adapter` merged in where one is given, as `target` in another type.
 
     The type base means the base's own types. A quantized source is quantized again only where its type changes, from
-    the exact weights.
+    the exact weights; else its roundings are chosen on the training rows that `rows` says (`gguf.rounding`), or go at
+    random where there are none or our own pass does not read this base.
     """
     source, kind = open_gguf(Path(job["source"])), job["type"]
     deltas = read_deltas(source, Path(job["adapter"])) if job.get("adapter") else {}
@@ -53,22 +75,95 @@ def quantize(
         from gguf import GGML_QUANT_SIZES
 
         weights, size = GGML_QUANT_SIZES[type_]
-        written = np.empty(rows.size // weights * size, np.uint8)
-        library.ggml_quantize_chunk(type_, rows.ctypes.data, written.ctypes.data, 0, *rows.shape, None)
-        return written
+        made = np.empty(rows.size // weights * size, np.uint8)
+        library.ggml_quantize_chunk(type_, rows.ctypes.data, made.ctypes.data, 0, *rows.shape, None)
+        return made
 
     try:
         types = base_types(source, deltas) if kind == "base" else library_types(library, source, kind)
         layout = base_layout(source, types) if kind == "base" else new_layout(_entries(source, kind), types)
-        # Opened by its name: what it becomes at the end is its owner's to say.
-        with Path(job["target"]).open("wb") as file:
-            written = write_model(
-                file, source, deltas, layout, types, threads=job["threads"], quantizer=quantized,
-                seed=job.get("seed", SEED), progress=lambda done, total: emit("progress", done=done, total=total),
+        with ExitStack() as opened:
+            read, chosen = _activations(opened, library, job, {
+                tensor.name for tensor, type_ in types
+                if tensor.name in deltas and type_ == tensor.tensor_type and can_choose(type_)
+            })  # fmt: skip
+            total = len(types) + (len(deltas) if read else 0)
+            # Opened by its name: what it becomes at the end is its owner's to say.
+            file = opened.enter_context(Path(job["target"]).open("wb"))
+            # What is chosen later is copied for now.
+            others = deltas if read is None else {name: each for name, each in deltas.items() if name not in read.names}
+            tallies = write_model(
+                file, source, others, layout, types, threads=job["threads"], quantizer=quantized,
+                seed=job.get("seed", SEED), progress=lambda done, _: emit("progress", done=done, total=total),
             )  # fmt: skip
+            if read:
+                tell = partial(emit, "progress", total=total)
+                chosen = _choose(file, source, deltas, layout, types, read, tallies, job["threads"], tell)
     except OSError as error:
         raise EngineError(f"The engine could not quantize to {kind} ({error.strerror}): is the disk full?") from error
-    emit("result", written=written._asdict())
+    emit("result", written=written(types, deltas, tallies, chosen)._asdict())
+
+
+class Read(NamedTuple):
+    """Tensors whose roundings are chosen, and what they read."""
+
+    found: Activations
+    names: set[str]
+
+
+def _activations(
+    opened: ExitStack, library: Library, job: dict[str, Any], names: set[str]
+) -> tuple[Read | None, Chosen | None]:
+    """What the tensors `names` read on training rows, or why it cannot be had."""
+    if not names:
+        return None, None
+    if not job.get("rows"):
+        return None, Chosen(reason="no training rows were given")
+    try:
+        found = opened.enter_context(
+            activations(library, Path(job["source"]), Path(job["adapter"]), job["rows"], job["threads"])
+        )
+    except (OSError, ValueError, Unsupported, FinetuneError) as error:
+        return None, Chosen(reason=str(error).rstrip("."))
+    return Read(found, names), None
+
+
+def _choose(
+    file: IO[bytes], source: Header, deltas: dict[str, Delta], layout: Layout, types: Types, read: Read,
+    tallies: Tallies, threads: int, tell: Callable[..., None],
+) -> Chosen:  # fmt: skip
+    """Choose the roundings of the tensors of `read` and write them where `layout` has them in `file`."""
+    places = {tensor.name: (tensor, at) for (tensor, _), at in zip(types, layout.offsets, strict=True)}
+    handle, done, answers, left = file.fileno(), len(types), [], []
+    file.flush()
+
+    def choose_rows(tensor: TensorInfo, at: int, block: range, inputs: Numbers) -> RoundedRows:
+        change = deltas[tensor.name].rows(block.start, block.stop)
+        check_change(tensor, change)
+        chosen = choose(tensor.tensor_type, source.numbers(tensor, block.start, block.stop), change, inputs)
+        left, at = chosen.rows.data.cast("B"), at + block.start * (tensor.n_bytes // tensor.rows)
+        while left:
+            count = pwrite(handle, left, at)
+            left, at = left[count:], at + count
+        return chosen
+
+    # NumPy's BLAS has one thread here: the bytes do not depend on how many blocks are worked on at a time.
+    with ThreadPoolExecutor(threads) as pool:
+        for inputs in read.found.blocks:
+            for name in sorted(read.names & inputs.keys()):
+                tensor, at = places[name]
+                step = max(1, CHUNK_NUMBERS // 4 // tensor.shape[0])
+                blocks = [range(first, min(first + step, tensor.rows)) for first in range(0, tensor.rows, step)]
+                found = list(pool.map(lambda block: choose_rows(tensor, at, block, inputs[name]), blocks))  # noqa: B023
+                tallies[name] = [one.tally for one in found]
+                answers.append(math.fsum(one.answers for one in found))
+                left.append(math.fsum(one.left for one in found))
+                done += 1
+                tell(done=done)
+    error = [math.sqrt(one / whole) for one, whole in zip(left, answers, strict=True) if whole]
+    return Chosen(
+        len(answers), read.found.rows, read.found.tokens, math.fsum(error) / len(error) if error else None
+    )  # fmt: skip
 
 
 def library_types(library: Library, source: Header, kind: str) -> Types:

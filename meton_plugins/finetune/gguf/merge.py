@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
 __all__ = [
-    "SEED", "Delta", "Types", "Written", "base_layout", "base_types", "merge", "needs_quantizer",
-    "read_deltas", "write_model",
+    "CHUNK_NUMBERS", "SEED", "Chosen", "Delta", "Tallies", "Types", "Written", "base_layout", "base_types",
+    "check_change", "merge", "read_deltas", "write_model", "written",
 ]  # fmt: skip
 
 #: Numbers that the adapter's part is computed for at a time: 48 MB while it is.
@@ -45,6 +45,8 @@ FALLBACKS: Final = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F
 
 #: The tensors of a file in their order, with the type that each gets.
 Types = Sequence[tuple[TensorInfo, "GGMLQuantizationType"]]
+#: What was rounded, by tensor: a tally for each block of its rows.
+Tallies = dict[str, list[Tally]]
 #: Rows of numbers in another type.
 Quantizer = Callable[["GGMLQuantizationType", Numbers], npt.NDArray[np.uint8]]
 
@@ -80,6 +82,21 @@ class Written(NamedTuple):
     retyped: dict[str, int]
     change_per_step: float | None
     clipped: float
+    chosen: Chosen | None = None
+
+
+class Chosen(NamedTuple):
+    """Roundings chosen by activations (`rounding`): how many tensors, on how many training rows and tokens of them, and
+    how large the error that is left in their answers is beside what the change adds to these (of norms).
+
+    `reason`: why they were not, and go at random.
+    """
+
+    tensors: int = 0
+    rows: int = 0
+    tokens: int = 0
+    error: float | None = None
+    reason: str = ""
 
 
 def merge(
@@ -87,15 +104,16 @@ def merge(
 ) -> Written:
     """Write W + (alpha / rank) · B·A for every adapted tensor of `base`, and all else that the base holds.
 
-    `kind`: f16, or base for the base's own types, which `needs_quantizer` must allow. `progress(tensors_done,
-    tensors_total)`.
+    `kind`: f16, or base for the base's own types, on whose grids roundings go at random. `progress(tensors_done,
+    tensors_total)`. ModelError where a tensor must change into a type that only the engine writes (`engine.quantize`).
     """
     source = open_gguf(base)
     deltas = read_deltas(source, adapter)
     types = base_types(source, deltas) if kind == "base" else _f16_types(source)
     layout = base_layout(source, types) if kind == "base" else new_layout(_f16_entries(source), types)
     with replacing(out) as file:
-        return write_model(file, source, deltas, layout, types, threads=_threads(), seed=seed, progress=progress)
+        tallies = write_model(file, source, deltas, layout, types, threads=_threads(), seed=seed, progress=progress)
+    return written(types, deltas, tallies)
 
 
 def read_deltas(source: Header, adapter: Path) -> dict[str, Delta]:
@@ -145,11 +163,6 @@ def _fallback(tensor: TensorInfo) -> GGMLQuantizationType:
     return GGMLQuantizationType.F32
 
 
-def needs_quantizer(types: Types) -> bool:
-    """Whether a tensor changes into a type that only the engine writes."""
-    return any(kind != tensor.tensor_type and kind.name not in ("F16", "F32") for tensor, kind in types)
-
-
 def base_layout(source: Header, types: Types) -> Layout:
     """The base's own header, byte for byte; where a type changes, its keys with other places of the tensors."""
     if all(kind == tensor.tensor_type for tensor, kind in types):
@@ -188,10 +201,10 @@ def write_model(
     quantizer: Quantizer | None = None,
     seed: int = SEED,
     progress: Progress | None = None,
-) -> Written:
+) -> Tallies:
     """Write the tensors of `source` with `deltas` as `types` to the empty `file`."""
     # Appended by many threads in any order: the sums that are made of them later do not depend on it.
-    tallies: dict[str, list[Tally]] = {}
+    tallies: Tallies = {}
 
     def jobs(tensor: TensorInfo, number: int) -> Iterator[tuple[Block, Job]]:
         kind = type(tensor.tensor_type)(number)
@@ -214,15 +227,22 @@ def write_model(
                     yield block, partial(_quantized, source, tensor, block, part, kind, quantizer)
 
     write_gguf(file, layout, types, jobs, threads, progress)
+    return tallies
+
+
+def written(types: Types, deltas: Mapping[str, Delta], tallies: Tallies, chosen: Chosen | None = None) -> Written:
+    """What became of the tensors."""
     retyped = Counter(
         f"{tensor.tensor_type.name} → {kind.name}"
         for tensor, kind in types
         if tensor.name in deltas and kind != tensor.tensor_type
     )
-    return Written(len(deltas), dict(Counter(kind.name for _, kind in types)), dict(retyped), *_summary(tallies))
+    return Written(
+        len(deltas), dict(Counter(kind.name for _, kind in types)), dict(retyped), *_summary(tallies), chosen
+    )
 
 
-def _summary(tallies: dict[str, list[Tally]]) -> tuple[float | None, float]:
+def _summary(tallies: Tallies) -> tuple[float | None, float]:
     """`change_per_step` and `clipped`."""
     ratios, changes, lost = [], [], []
     for sums in tallies.values():
@@ -241,8 +261,7 @@ def _moved(
     source: Header, tensor: TensorInfo, block: Block, added: Numbers, seed: int, sums: list[Tally]
 ) -> npt.NDArray[Any]:
     """Rows of a matrix in its own type, with `added` rounded on its own grid."""
-    if not np.isfinite(added).all():
-        raise ModelError(f"{tensor.name} would change by what is no number: train again with a lower learning rate.")
+    check_change(tensor, added)
     rows = source.numbers(tensor, block.start, block.stop)
     random = random_numbers(seed, tensor.name, block.start, len(block), tensor.shape[0])
     moved, tally = move(tensor.tensor_type, rows, added, random)
@@ -250,6 +269,12 @@ def _moved(
         _check_f16(tensor, moved.view(np.float16))
     sums.append(tally)
     return moved
+
+
+def check_change(tensor: TensorInfo, change: Numbers) -> None:
+    """ModelError where what `tensor` would change by is no number."""
+    if not np.isfinite(change).all():
+        raise ModelError(f"{tensor.name} would change by what is no number: train again with a lower learning rate.")
 
 
 def _quantized(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import numpy as np
+
 from .attention import Attention
 from .bf16 import put
 from .blas import Array, Matrix
@@ -211,6 +213,21 @@ class Block:
 
         if not lowest:
             team.rows(leave, count, shape.width)
+
+    def inputs(self, kept: Kept) -> dict[str, Array]:
+        """What each projection read in the forward pass that filled `kept`, [n, width], by its name in the block."""
+        normed, middle = np.empty_like(kept.x), np.empty_like(kept.x)
+        norm(kept.x, self._norm, self._shape.epsilon, normed)
+        norm(kept.middle, self._ffn_norm, self._shape.epsilon, middle)
+        inner: Array = np.empty(kept.gate.shape, np.float32)
+        for (part, gate), (_, up) in zip(*self._wide(kept.gate, kept.up), strict=True):
+            product = np.empty_like(gate)
+            gated(gate, up, product)
+            inner[:, part] = product
+        return {
+            "attn_q": normed, "attn_k": normed, "attn_v": normed, "attn_output": kept.answers, "ffn_gate": middle,
+            "ffn_up": middle, "ffn_down": inner,
+        }  # fmt: skip
 
     def _wide(self, *arrays: Matrix) -> list[Operands]:
         """Gates, ups and what they make, each by the columns that a thread works on, which lie together in memory."""

@@ -112,6 +112,17 @@ class Network:
             own, start = end[:count].copy(), after
         return hidden, self._head.logits(self._last(own, np.arange(count)))
 
+    def linear_inputs(self, rows: Sequence[Row]) -> Iterator[dict[str, Array]]:
+        """For each block in turn what its projections read, [n, width] by name, for all tokens of `rows` together."""
+        where, _, _ = _together(rows)
+        (kept,), end = self._room(1, where.count), self._states[0][: where.count]
+        tokens = np.concatenate([row[0][:-1] for row in rows]).astype(np.int64)
+        kept.x[:] = self._weights.rows(EMBEDDING, tokens)
+        for block in self._blocks:
+            block.forward(where, kept, end)
+            yield block.inputs(kept)
+            kept.x[:] = end
+
     def gradients(self, rows: Sequence[Row]) -> tuple[float, dict[str, Array]]:
         """The mean loss over the learned tokens of all rows, and its gradient for every factor, flat."""
         where, targets, learned = _together(rows)

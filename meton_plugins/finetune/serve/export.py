@@ -11,14 +11,16 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from ..engine.jobs import check_quantization, default_quantization, quantize
+from ..curate.manifest import FILES
+from ..engine.jobs import TrainingRows, check_quantization, default_quantization, quantize
 from ..errors import BusyError, FinetuneError, UsageError
-from ..gguf.inspect import fingerprint, open_gguf
-from ..gguf.merge import SEED, base_types, merge, needs_quantizer, read_deltas
+from ..gguf.inspect import fingerprint
+from ..gguf.merge import SEED, merge
 from ..paths import Home, private_dir, replacing_path, write_json
 from ..train.runs import Run
 from ..train.worker import check_base
-from .export_record import Export, ExportedFile, Which, read_export
+from .export_record import Export, ExportedFile, Rounding, Which, read_export
+from .subject import template_of
 from .survival import measure, unmeasured
 
 __all__ = ["export_adapter", "export_model"]
@@ -76,27 +78,32 @@ def export_model(
             if earlier and earlier.adapter_sha256 != sha256:
                 _remove(folder, earlier)
             for quant in missing:
-                export.files.append(_write(folder / f"{run.name}-{quant}.gguf", base, adapter, quant, tell))
+                export.files.append(_write(folder / f"{run.name}-{quant}.gguf", run, adapter, quant, tell))
                 save()
         if check and unmeasured(export):
             measure(home, run, adapter, export, save, tell)
         return export, bool(missing)
 
 
-def _write(path: Path, base: Path, adapter: Path, quant: str, tell: Progress) -> ExportedFile:
-    """Write one file of `base` with `adapter`, by the engine only where it takes one."""
-    stage = _stage(tell, f"writing {quant}")
-    source = open_gguf(base)
-    if quant == "f16" or (quant == "base" and not needs_quantizer(base_types(source, read_deltas(source, adapter)))):
-        written = merge(base, adapter, path, stage, kind=quant)
+def _write(path: Path, run: Run, adapter: Path, quant: str, tell: Progress) -> ExportedFile:
+    """Write one file of the base of `run` with `adapter`; F16 needs no engine."""
+    record, stage = run.record, _stage(tell, f"writing {quant}")
+    base = Path(record.base.path)
+    if quant == "f16":
+        written = merge(base, adapter, path, stage)
     else:
-        written = quantize(base, path, quant, stage, adapter=adapter)
+        rows = TrainingRows(
+            run.folder / "dataset" / FILES["train"], record.system, record.settings.ctx_size, record.learned,
+            template_of(run),
+        )  # fmt: skip
+        written = quantize(base, path, quant, stage, adapter=adapter, rows=rows)
     sha256 = fingerprint(path, _stage(tell, f"hashing {quant}"))
     # A type that was asked for is none that a tensor was driven to.
     return ExportedFile(
         quant=quant, path=str(path), sha256=sha256, bytes=path.stat().st_size, types=written.types,
         retyped=written.retyped if quant == "base" else {}, change_per_step=written.change_per_step,
         clipped=written.clipped, seed=SEED,
+        rounding=Rounding(**written.chosen._asdict()) if written.chosen else None,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Export", "ExportedFile", "Side", "Survival", "Which", "read_export"]
+__all__ = ["Export", "ExportedFile", "Rounding", "Side", "Survival", "Which", "read_export"]
 
 #: Which of a run's adapters: the best on its validation side, or that of its last step.
 Which = Literal["best", "last"]
@@ -20,6 +20,19 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
+class Rounding(_Record):
+    """How the roundings of `tensors` on the base's own grid were chosen: on so many training rows and tokens of them.
+    `error`: what is left in their answers to these, beside what the tuning adds to them. `reason`: why they went at
+    random.
+    """
+
+    tensors: int = 0
+    rows: int = 0
+    tokens: int = 0
+    error: float | None = None
+    reason: str = ""
+
+
 class ExportedFile(_Record):
     """One file of an export. `bytes` is its size; `loss` is in nats a token on the rows of `Survival`.
 
@@ -27,7 +40,7 @@ class ExportedFile(_Record):
 
     What earlier versions did not record is empty or None: tensors by type; adapted tensors whose type changed with
     `--quant base`; RMS change / step and the part of the change that was clipped, over the tensors that stay on the
-    base's own grid; the seed of their roundings.
+    base's own grid; the seed of roundings at random; how the others were chosen.
     """
 
     quant: str
@@ -42,6 +55,7 @@ class ExportedFile(_Record):
     change_per_step: float | None = None
     clipped: float | None = None
     seed: int | None = None
+    rounding: Rounding | None = None
 
 
 class Survival(_Record):
