@@ -41,10 +41,10 @@ def error(name: str, new: object, rows: object, change: Numbers, inputs: Numbers
 def test_answers_are_nearer_than_by_chance(name: str, size: float) -> None:
     kind, rows, inputs = GGMLQuantizationType[name], random_rows(name), activations()
     change = low_rank(name, rows, size)
-    chosen = choose(kind, rows, change, inputs)
+    chosen = choose(kind, rows, change, inputs, uniform())
     by_chance, tally = move(kind, rows, change, uniform())
     found = error(name, chosen.rows, rows, change, inputs)
-    assert found < 0.6
+    assert found < (0.9 if size < 0.1 else 0.4)
     assert found < error(name, by_chance, rows, change, inputs) / 2
     assert (chosen.left / chosen.answers) ** 0.5 == pytest.approx(found, rel=0.01)
     assert chosen.tally == pytest.approx(tally, rel=1e-4)
@@ -54,10 +54,10 @@ def test_answers_are_nearer_than_by_chance(name: str, size: float) -> None:
 @pytest.mark.parametrize("name", GRIDS)
 def test_nothing_but_quants_moves_and_nothing_without_a_change(name: str) -> None:
     kind, rows, grid = GGMLQuantizationType[name], random_rows(name), GRIDS[name]
-    same = choose(kind, rows, np.zeros((ROWS, COLUMNS), np.float32), activations())
+    same = choose(kind, rows, np.zeros((ROWS, COLUMNS), np.float32), activations(), uniform())
     np.testing.assert_array_equal(same.rows, rows)
     assert (same.answers, same.left) == (0, 0)
-    new = choose(kind, rows, low_rank(name, rows, 0.5), activations()).rows
+    new = choose(kind, rows, low_rank(name, rows, 0.5), activations(), uniform()).rows
     assert (new != rows).any()
     # The old quants in the new blocks: all else is as it was.
     old = grid.codes(rows.reshape(-1, grid.block_bytes))
@@ -68,16 +68,18 @@ def test_nothing_but_quants_moves_and_nothing_without_a_change(name: str) -> Non
 def test_rows_do_not_depend_on_each_other() -> None:
     kind, rows = GGMLQuantizationType.Q4_K, random_rows("Q4_K")
     change, inputs = low_rank("Q4_K", rows, 0.2), activations()
-    whole = choose(kind, rows, change, inputs).rows
-    parts = [choose(kind, rows[part], change[part], inputs).rows for part in (slice(0, 10), slice(10, ROWS))]
+    whole = choose(kind, rows, change, inputs, uniform()).rows
+    parts = [
+        choose(kind, rows[part], change[part], inputs, uniform()[part]).rows for part in (slice(0, 10), slice(10, ROWS))
+    ]
     assert np.mean(np.concatenate(parts) != whole) < 1e-3  # but for what the last bits of a product decide
-    np.testing.assert_array_equal(choose(kind, rows, change, inputs).rows, whole)
+    np.testing.assert_array_equal(choose(kind, rows, change, inputs, uniform()).rows, whole)
 
 
 def test_a_change_past_the_ends_stays_on_the_grid_and_is_counted() -> None:
     kind, rows = GGMLQuantizationType.Q4_1, random_rows("Q4_1")
     change = np.full((ROWS, COLUMNS), 40 * step_of("Q4_1", rows), np.float32)
-    chosen = choose(kind, rows, change, activations())
+    chosen = choose(kind, rows, change, activations(), uniform())
     assert chosen.tally.lost > chosen.tally.changes / 2
     assert np.isfinite(numbers("Q4_1", chosen.rows)).all()
 

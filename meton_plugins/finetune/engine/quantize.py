@@ -20,11 +20,13 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EngineError, FinetuneError
+from ..errors import EngineError, FinetuneError, ModelError
+from ..gguf.grid import random_numbers
 from ..gguf.header import Header, TensorInfo, number_entry
 from ..gguf.inspect import open_gguf
 from ..gguf.merge import (
     CHUNK_NUMBERS,
+    MOST_THREADS,
     SEED,
     Chosen,
     Delta,
@@ -68,7 +70,7 @@ def quantize(
     the exact weights; else its roundings are chosen on the training rows that `rows` says (`gguf.rounding`), or go at
     random where there are none or our own pass does not read this base.
     """
-    source, kind = open_gguf(Path(job["source"])), job["type"]
+    source, kind, seed = open_gguf(Path(job["source"])), job["type"], job.get("seed", SEED)
     deltas = read_deltas(source, Path(job["adapter"])) if job.get("adapter") else {}
 
     def quantized(type_: GGMLQuantizationType, rows: Numbers) -> npt.NDArray[np.uint8]:
@@ -94,11 +96,11 @@ def quantize(
             others = deltas if read is None else {name: each for name, each in deltas.items() if name not in read.names}
             tallies = write_model(
                 file, source, others, layout, types, threads=job["threads"], quantizer=quantized,
-                seed=job.get("seed", SEED), progress=lambda done, _: emit("progress", done=done, total=total),
+                seed=seed, progress=lambda done, _: emit("progress", done=done, total=total),
             )  # fmt: skip
             if read:
                 tell = partial(emit, "progress", total=total)
-                chosen = _choose(file, source, deltas, layout, types, read, tallies, job["threads"], tell)
+                chosen = _choose(file, source, deltas, layout, types, read, tallies, job["threads"], seed, tell)
     except OSError as error:
         raise EngineError(f"The engine could not quantize to {kind} ({error.strerror}): is the disk full?") from error
     emit("result", written=written(types, deltas, tallies, chosen)._asdict())
@@ -130,7 +132,7 @@ def _activations(
 
 def _choose(
     file: IO[bytes], source: Header, deltas: dict[str, Delta], layout: Layout, types: Types, read: Read,
-    tallies: Tallies, threads: int, tell: Callable[..., None],
+    tallies: Tallies, threads: int, seed: int, tell: Callable[..., None],
 ) -> Chosen:  # fmt: skip
     """Choose the roundings of the tensors of `read` and write them where `layout` has them in `file`."""
     places = {tensor.name: (tensor, at) for (tensor, _), at in zip(types, layout.offsets, strict=True)}
@@ -140,7 +142,8 @@ def _choose(
     def choose_rows(tensor: TensorInfo, at: int, block: range, inputs: Numbers) -> RoundedRows:
         change = deltas[tensor.name].rows(block.start, block.stop)
         check_change(tensor, change)
-        chosen = choose(tensor.tensor_type, source.numbers(tensor, block.start, block.stop), change, inputs)
+        random = random_numbers(seed, tensor.name, block.start, len(block), tensor.shape[0])
+        chosen = choose(tensor.tensor_type, source.numbers(tensor, block.start, block.stop), change, inputs, random)
         left, at = chosen.rows.data.cast("B"), at + block.start * (tensor.n_bytes // tensor.rows)
         while left:
             count = pwrite(handle, left, at)
@@ -148,11 +151,13 @@ def _choose(
         return chosen
 
     # NumPy's BLAS has one thread here: the bytes do not depend on how many blocks are worked on at a time.
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(threads, MOST_THREADS)) as pool:
         for inputs in read.found.blocks:
             for name in sorted(read.names & inputs.keys()):
+                if not np.isfinite(inputs[name]).all():
+                    raise ModelError(f"{name} reads what is no number: train again with a lower learning rate.")
                 tensor, at = places[name]
-                step = max(1, CHUNK_NUMBERS // 4 // tensor.shape[0])
+                step = max(1, CHUNK_NUMBERS // 2 // tensor.shape[0])
                 blocks = [range(first, min(first + step, tensor.rows)) for first in range(0, tensor.rows, step)]
                 found = list(pool.map(lambda block: choose_rows(tensor, at, block, inputs[name]), blocks))  # noqa: B023
                 tallies[name] = [one.tally for one in found]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
 __all__ = [
-    "CHUNK_NUMBERS", "SEED", "Chosen", "Delta", "Tallies", "Types", "Written", "base_layout", "base_types",
-    "check_change", "merge", "read_deltas", "write_model", "written",
+    "CHUNK_NUMBERS", "MOST_THREADS", "SEED", "Chosen", "Delta", "Tallies", "Types", "Written", "base_layout",
+    "base_types", "check_change", "merge", "read_deltas", "write_model", "written",
 ]  # fmt: skip
 
 #: Numbers that the adapter's part is computed for at a time: 48 MB while it is.

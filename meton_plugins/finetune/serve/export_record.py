@@ -40,7 +40,7 @@ class ExportedFile(_Record):
 
     What earlier versions did not record is empty or None: tensors by type; adapted tensors whose type changed with
     `--quant base`; RMS change / step and the part of the change that was clipped, over the tensors that stay on the
-    base's own grid; the seed of roundings at random; how the others were chosen.
+    base's own grid; the seed of their roundings and how these were chosen.
     """
 
     quant: str
