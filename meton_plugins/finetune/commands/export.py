@@ -105,7 +105,7 @@ def _rounded(file: ExportedFile) -> Iterator[str]:
             f"{many(count, 'adapted tensor')} of {file.quant} changed type, for no change fits into its own: {change}."
         )
     if file.rounding is not None and file.rounding.reason:
-        yield f"{file.quant} is rounded at random, which keeps less: {file.rounding.reason}."
+        yield f"{file.quant} is rounded at random, which may keep less: {file.rounding.reason}."
     if file.clipped is not None and file.clipped >= 0.0005:
         yield (
             f"{file.quant}: {file.clipped:.1%} of the change lies past the ends of its blocks, whose other weights "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..gguf.chat_template import template_for
 from ..gguf.inspect import inspect
@@ -15,11 +16,12 @@ from ..gguf.rows import Row, build_rows
 from ..graph.blas import Array
 from .accelerated import NativeTrainer
 from .adapted import Adapter
+from .generate import common_tokens
 from .library import Library
 from .model import Model
 from .trainer import read_chats
 
-__all__ = ["TOKENS", "Activations", "activations"]
+__all__ = ["Activations", "activations"]
 
 #: Tokens that are looked at. Of SmolLM2, 4,000 make no better file than 1,500 and take twice as long.
 TOKENS: Final = 1500
@@ -44,7 +46,7 @@ def activations(
     template = template_for(inspect(base), rows_of["chat_template"])
     with Model(library, base) as model:
         chats = read_chats(Path(rows_of["file"]), rows_of["system"])
-        rows, first = sample(build_rows(chats, template, model, rows_of["ctx_size"], rows_of["learned"])[0])
+        rows, first = _sample(build_rows(chats, template, model, rows_of["ctx_size"], rows_of["learned"])[0])
         if not rows:
             raise ValueError("no training row is left")
         count = sum(row.length for row in rows)
@@ -56,26 +58,21 @@ def activations(
             yield Activations(len(rows), int(own.sum()), _named(trainer, rows, own))
 
 
-def _named(trainer: NativeTrainer, rows: Sequence[Row], own: Any) -> Iterator[dict[str, Array]]:
+def _named(trainer: NativeTrainer, rows: Sequence[Row], own: npt.NDArray[np.bool_]) -> Iterator[dict[str, Array]]:
     for layer, read in enumerate(trainer.linear_inputs(rows)):
         # Many projections read the same array: it is copied once.
         arrays = {id(array): array[own] for array in read.values()}
         yield {f"blk.{layer}.{name}.weight": arrays[id(array)] for name, array in read.items()}
 
 
-def sample(rows: Sequence[Row], tokens: int = TOKENS) -> tuple[list[Row], int]:
-    """Rows from all over `rows` with about so many tokens of their own, and how many tokens all of them begin with."""
-    first = 0
-    if len(rows) > 1:
-        shortest = min(row.length for row in rows)
-        beginnings = np.stack([row.tokens[:shortest] for row in rows])
-        apart = np.flatnonzero((beginnings != beginnings[0]).any(axis=0))
-        first = int(apart[0]) if len(apart) else shortest
-    step = max(1, round(sum(row.length - first for row in rows) / tokens))
+def _sample(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """Rows from all over `rows` with about TOKENS tokens of their own, and how many tokens all of them begin with."""
+    first = common_tokens([row.tokens.tolist() for row in rows]) if rows else 0
+    step = max(1, round(sum(row.length - first for row in rows) / TOKENS))
     chosen: list[Row] = []
     count = first
     for row in rows[::step]:
-        if chosen and count + row.length - first > tokens:
+        if chosen and count + row.length - first > TOKENS:
             break
         chosen.append(row)
         count += row.length - first

@@ -15,7 +15,7 @@ from ..gguf.rows import prompt_tokens
 from .library import Library
 from .model import Decoder, Model
 
-__all__ = ["adapter_of", "generate", "pace"]
+__all__ = ["adapter_of", "common_tokens", "generate", "pace"]
 
 Emit = Callable[..., None]
 Wanted = Callable[[], "str | None"]
@@ -39,7 +39,7 @@ def generate(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) 
     spoken: list[tuple[list[int], bool]] = []
     with Model(library, base) as model:
         prompts = [prompt_tokens(template.render(chat, generate=True), model) for chat in job["chats"]]
-        common = _common(prompts)
+        common = common_tokens(prompts)
         room = max(len(prompt) for prompt in prompts) + limit
         total = common + sum(len(prompt) - common + limit for prompt in prompts)
         done = 0
@@ -66,7 +66,7 @@ def pace(library: Library, job: dict[str, Any], emit: Emit, wanted: Wanted) -> N
     template = template_for(inspect(base), job.get("chat_template"))
     with Model(library, base) as model:
         prompts = [prompt_tokens(template.render(chat, generate=True), model) for chat in job["chats"]]
-        common = _common(prompts)
+        common = common_tokens(prompts)
         attention = _attention(model, base)
         sample = (prompts[0] * READ)[:READ]
         speeds = {threads: _speed(model, sample, threads) for threads in {1, job["threads"]}}
@@ -120,7 +120,7 @@ def _answer(
     return said, len(said) < limit
 
 
-def _common(prompts: Sequence[Sequence[int]]) -> int:
+def common_tokens(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all of `prompts` begin with; each keeps at least one of its own, which is read for its answer."""
     if not prompts:
         raise EngineError("There is no prompt to answer.")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from os import pwrite
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -40,7 +39,7 @@ from ..gguf.merge import (
     written,
 )  # fmt: skip
 from ..gguf.rounding import RoundedRows, can_choose, choose
-from ..gguf.stream import Layout, Numbers, new_layout
+from ..gguf.stream import Layout, Numbers, new_layout, write_at
 from ..graph.shape import Unsupported
 from .activations import Activations, activations
 from .file_types import FILE_TYPES
@@ -89,7 +88,7 @@ def quantize(
                 tensor.name for tensor, type_ in types
                 if tensor.name in deltas and type_ == tensor.tensor_type and can_choose(type_)
             })  # fmt: skip
-            total = len(types) + (len(deltas) if read else 0)
+            total = len(types) + (len(read.names) if read else 0)
             # Opened by its name: what it becomes at the end is its owner's to say.
             file = opened.enter_context(Path(job["target"]).open("wb"))
             # What is chosen later is copied for now.
@@ -144,10 +143,7 @@ def _choose(
         check_change(tensor, change)
         random = random_numbers(seed, tensor.name, block.start, len(block), tensor.shape[0])
         chosen = choose(tensor.tensor_type, source.numbers(tensor, block.start, block.stop), change, inputs, random)
-        left, at = chosen.rows.data.cast("B"), at + block.start * (tensor.n_bytes // tensor.rows)
-        while left:
-            count = pwrite(handle, left, at)
-            left, at = left[count:], at + count
+        write_at(handle, chosen.rows, at + block.start * (tensor.n_bytes // tensor.rows))
         return chosen
 
     # NumPy's BLAS has one thread here: the bytes do not depend on how many blocks are worked on at a time.
@@ -165,6 +161,9 @@ def _choose(
                 left.append(math.fsum(one.left for one in found))
                 done += 1
                 tell(done=done)
+    if done < len(types) + len(read.names):
+        # They were copied from the base, and the file would lack their part of the tuning.
+        raise EngineError(f"Our own pass does not read {min(read.names - tallies.keys())}, which the adapter changes.")
     error = [math.sqrt(one / whole) for one, whole in zip(left, answers, strict=True) if whole]
     return Chosen(
         len(answers), read.found.rows, read.found.tokens, math.fsum(error) / len(error) if error else None

@@ -107,6 +107,20 @@ class Grid(NamedTuple):
         return written
 
     @property
+    def values(self) -> Numbers:
+        """The level of each code; of even levels only the distances matter, and the lowest is 0."""
+        return np.array(self.levels or range(self.highest + 1), np.float32)
+
+    def codes_of(self, levels: Numbers, old: Bytes) -> Bytes:
+        """The codes of `levels`, each one of `values`. A level may have two, as 0 and -0: `old` stays where it fits."""
+        if not self.levels:
+            return levels.astype(np.uint8)
+        ranked = np.unique(self.values)
+        code = np.array([self.levels.index(int(level)) for level in ranked], np.uint8)
+        codes: Bytes = np.where(levels == self.values[old], old, code[np.searchsorted(ranked, levels)])
+        return codes
+
+    @property
     def highest(self) -> int:
         """The highest code."""
         return (1 << sum(plane.width for plane in self.planes)) - 1
@@ -158,7 +172,7 @@ def move(kind: GGMLQuantizationType, rows: Bytes, change: Numbers, random: Numbe
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         wanted = np.where(scales[:, :, None] == 0, np.float32(0), parts / scales[:, :, None])
     wanted = np.clip(wanted, -FARTHEST, FARTHEST)
-    levels = np.array(grid.levels or range(grid.highest + 1), np.float32)
+    levels = grid.values
     # The library's quantizer writes no -128 into a signed byte, so no kernel need know it; one that is there stays.
     lowest, highest = levels.min() + np.float32(grid.signed), levels.max()
     exact = levels[codes].reshape(parts.shape) + wanted
@@ -211,11 +225,7 @@ def _uneven(grid: Grid, codes: Bytes, wanted: Numbers, random: Numbers) -> Bytes
     rank = below[np.floor(exact).astype(np.int16) - int(ranked[0])]
     lower = ranked[rank]
     rank += random * (ranked[rank + 1] - lower) < exact - lower
-    # A level may have two codes, as 0 and -0: the old one stays where the level does.
-    code = np.array([grid.levels.index(int(level)) for level in ranked], np.uint8)
-    old = np.searchsorted(ranked, levels).astype(np.uint8)[codes]
-    moved: Bytes = np.where(rank == old, codes, code[rank])
-    return moved
+    return grid.codes_of(ranked[rank], codes)
 
 
 def _move_floats(kind: str, rows: Bytes, change: Numbers, random: Numbers) -> tuple[Bytes, Tally]:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from .grid import GRIDS, Bytes, Grid, Numbers, Tally, tally
 
@@ -30,9 +29,9 @@ __all__ = ["RoundedRows", "can_choose", "choose"]
 #: With DITHER and SWEEPS chosen by measurement on SmolLM2 (Q4_1), after a short and a long training: less ridge or more
 #: dither adds noise, no dither leaves what is small beside a step where it was.
 RIDGE: Final = 1.0
-#: A quant may be rounded as if its best value lay up to half of so many levels higher or lower.
+#: In levels: the width of the uniform random offset that is added to a quant's best value before it is rounded.
 DITHER: Final = 0.7
-#: After the first each quant knows what became of those after it, and the noise of the last is made up for.
+#: Passes over all columns. From the second on, what later columns became is known, and makes up for dither.
 SWEEPS: Final = 3
 #: The golden ratio's fractional part.
 GOLDEN: Final = (5**0.5 - 1) / 2
@@ -68,7 +67,7 @@ def choose(
     grid = GRIDS[kind.name]
     blocks = rows.reshape(-1, grid.block_bytes)
     codes, scales = grid.codes(blocks), grid.scales(blocks)
-    levels = np.array(grid.levels or range(grid.highest + 1), np.float32)
+    levels, nearest = grid.values, _nearest(grid)
     # By columns, one of which is chosen at a time.
     old = np.ascontiguousarray(levels[codes].reshape(change.shape).T)
     steps = np.repeat(scales, grid.size // scales.shape[1], axis=1).reshape(change.shape).T
@@ -84,8 +83,8 @@ def choose(
         # Other numbers in each sweep, far from those before: the noise of one is not repeated.
         offsets = (np.modf(random.T + np.float32(number * GOLDEN))[0] - np.float32(0.5)) * np.float32(dither)
         offsets = np.ascontiguousarray(offsets)
-        _sweep(inputs, errors, new, old, steps, inverse, wanted, lowest, offsets, _nearest(grid, levels), ridge)
-    codes = _codes(grid, levels, codes, np.ascontiguousarray(new.T).reshape(codes.shape))
+        _sweep(inputs, errors, new, old, steps, inverse, wanted, lowest, offsets, nearest, ridge)
+    codes = grid.codes_of(np.ascontiguousarray(new.T).reshape(codes.shape), codes)
     parts = change.reshape(*scales.shape, -1)
     exact = old + wanted * inverse
     beyond = np.maximum(exact - levels.max(), 0) + np.maximum(lowest - exact, 0)
@@ -121,20 +120,10 @@ def _sweep(
         errors += x @ moved
 
 
-def _nearest(grid: Grid, levels: Numbers) -> Callable[[Numbers], Numbers]:
+def _nearest(grid: Grid) -> Callable[[Numbers], Numbers]:
     """What gives the level next to each number."""
     if not grid.levels:
-        return lambda numbers: np.clip(np.rint(numbers), levels[0], levels[-1])
-    ranked = np.unique(levels)
+        return lambda numbers: np.clip(np.rint(numbers), 0, grid.highest)
+    ranked = np.unique(grid.values)
     middles = (ranked[1:] + ranked[:-1]) / 2
     return lambda numbers: ranked[np.searchsorted(middles, numbers)]
-
-
-def _codes(grid: Grid, levels: Numbers, codes: Bytes, new: Numbers) -> Bytes:
-    """The codes of the levels `new`; a level may have two, as 0 and -0: the old code stays where the level does."""
-    if not grid.levels:
-        return new.astype(np.uint8)
-    ranked = np.unique(levels)
-    code = np.array([grid.levels.index(int(level)) for level in ranked], np.uint8)
-    found: npt.NDArray[np.uint8] = np.where(new == levels[codes], codes, code[np.searchsorted(ranked, new)])
-    return found

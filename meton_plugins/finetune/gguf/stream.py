@@ -14,7 +14,8 @@ import numpy.typing as npt
 from .header import ALIGNMENT, Header, TensorInfo, make_header
 
 __all__ = [
-    "Block", "Job", "Layout", "Numbers", "Progress", "blocks", "floats", "new_layout", "same_layout", "write_gguf",
+    "Block", "Job", "Layout", "Numbers", "Progress", "blocks", "floats", "new_layout", "same_layout", "write_at",
+    "write_gguf",
 ]  # fmt: skip
 
 #: Numbers of a block, unless a row has more: what is made of them on the way stays in the processor's caches.
@@ -73,10 +74,7 @@ def write_gguf(
         handle = file.fileno()
 
         def write(job: Job, at: int) -> None:
-            left = job().data.cast("B")
-            while left:
-                done = pwrite(handle, left, at)
-                left, at = left[done:], at + done
+            write_at(handle, job(), at)
 
         begun: deque[tuple[int, Future[None]]] = deque()
 
@@ -95,6 +93,14 @@ def write_gguf(
                     finish()
         while begun:
             finish()
+
+
+def write_at(handle: int, numbers: npt.NDArray[Any], at: int) -> None:
+    """Write all bytes of `numbers` at the place `at` of an open file; one call of the system may write fewer."""
+    left = numbers.data.cast("B")
+    while left:
+        done = pwrite(handle, left, at)
+        left, at = left[done:], at + done
 
 
 def _row_bytes(tensor: TensorInfo, kind: int) -> int:

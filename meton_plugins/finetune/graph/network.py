@@ -116,8 +116,7 @@ class Network:
         """For each block in turn what its projections read, [n, width] by name, for all tokens of `rows` together."""
         where, _, _ = _together(rows)
         (kept,), end = self._room(1, where.count), self._states[0][: where.count]
-        tokens = np.concatenate([row[0][:-1] for row in rows]).astype(np.int64)
-        kept.x[:] = self._weights.rows(EMBEDDING, tokens)
+        kept.x[:] = self._embedded(rows)
         for block in self._blocks:
             block.forward(where, kept, end)
             yield block.inputs(kept)
@@ -151,8 +150,7 @@ class Network:
 
     def _through(self, where: Rows, rows: Sequence[Row], room: list[Kept]) -> Array:
         """The state after the last block, [n, width]; `room`: as of `_room`."""
-        tokens = np.concatenate([row[0][:-1] for row in rows]).astype(np.int64)
-        room[0].x[:] = self._weights.rows(EMBEDDING, tokens)
+        room[0].x[:] = self._embedded(rows)
         ends = [kept.x for kept in room[1:]] + [self._states[0][: where.count]]
         if len(room) < len(self._blocks):
             room, ends = room * len(self._blocks), [room[0].x] * len(self._blocks)
@@ -161,6 +159,10 @@ class Network:
             for block, kept, end in zip(self._blocks, room, ends, strict=True):
                 block.forward(where, kept, end)
         return ends[-1]
+
+    def _embedded(self, rows: Sequence[Row]) -> Array:
+        """The embeddings of all tokens that are read, [n, width]."""
+        return self._weights.rows(EMBEDDING, np.concatenate([row[0][:-1] for row in rows]).astype(np.int64))
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
