@@ -1,4 +1,4 @@
-"""What the projections of a base and its adapter read on training rows, block by block."""
+"""What the projections of a base and its adapter read on training rows and on general texts, block by block."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from .trainer import read_chats
 
 __all__ = ["Activations", "activations"]
 
-#: Tokens that are looked at. Of SmolLM2, 4,000 make no better file than 1,500 and take twice as long.
+#: Tokens of training rows that are looked at. Of SmolLM2, 4,000 make no better file than 1,500 and take twice as long.
 TOKENS: Final = 1500
+#: Chats of all kinds, for what the model says about anything else: after a long training of SmolLM2, without them its
+#: file keeps 95.0% of the gain, with them 98.6%.
+GENERAL: Final = Path(__file__).with_name("general.jsonl")
 
 
 class Activations(NamedTuple):
-    """`blocks` gives for each block in turn the activations [n, in] by the name of the tensor that reads them."""
+    """`blocks` gives for each block in turn the activations [n, in] by the name of the tensor that reads them: first on
+    `tokens` tokens of `rows` training rows, then on general texts."""
 
     rows: int
     tokens: int
@@ -49,13 +53,15 @@ def activations(
         rows, first = _sample(build_rows(chats, template, model, rows_of["ctx_size"], rows_of["learned"])[0])
         if not rows:
             raise ValueError("no training row is left")
-        count = sum(row.length for row in rows)
+        general = build_rows(read_chats(GENERAL, ""), template, model, TOKENS, "all")[0]
         # What all rows begin with counts once: it would outweigh what they say.
-        own = np.concatenate([
-            np.arange(row.length) >= (first if number else 0) for number, row in enumerate(rows)
-        ])  # fmt: skip
+        skipped = [0, *(first for _ in rows[1:]), *(1 for _ in general)]
+        both = rows + general
+        own = np.concatenate([np.arange(row.length) >= skip for row, skip in zip(both, skipped, strict=True)])
+        count = sum(row.length for row in both)
         with NativeTrainer(model, base, count, threads, Adapter(file=adapter)) as trainer:
-            yield Activations(len(rows), int(own.sum()), _named(trainer, rows, own))
+            tokens = sum(row.length for row in rows) - sum(skipped[: len(rows)])
+            yield Activations(len(rows), tokens, _named(trainer, both, own))
 
 
 def _named(trainer: NativeTrainer, rows: Sequence[Row], own: npt.NDArray[np.bool_]) -> Iterator[dict[str, Array]]:

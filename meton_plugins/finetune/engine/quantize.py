@@ -38,7 +38,7 @@ from ..gguf.merge import (
     write_model,
     written,
 )  # fmt: skip
-from ..gguf.rounding import RoundedRows, can_choose, choose
+from ..gguf.rounding import RoundedRows, can_choose, choose, emphasized
 from ..gguf.stream import Layout, Numbers, new_layout, write_at
 from ..graph.shape import Unsupported
 from .activations import Activations, activations
@@ -155,7 +155,8 @@ def _choose(
                 tensor, at = places[name]
                 step = max(1, CHUNK_NUMBERS // 2 // tensor.shape[0])
                 blocks = [range(first, min(first + step, tensor.rows)) for first in range(0, tensor.rows, step)]
-                found = list(pool.map(lambda block: choose_rows(tensor, at, block, inputs[name]), blocks))  # noqa: B023
+                looked = emphasized(tensor.tensor_type, inputs[name], read.found.tokens, deltas[name].factor)
+                found = list(pool.map(lambda block: choose_rows(tensor, at, block, looked), blocks))  # noqa: B023
                 tallies[name] = [one.tally for one in found]
                 answers.append(math.fsum(one.answers for one in found))
                 left.append(math.fsum(one.left for one in found))

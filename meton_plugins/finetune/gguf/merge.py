@@ -59,13 +59,18 @@ class Delta(NamedTuple):
     b: TensorInfo
     scale: float
 
+    @property
+    def factor(self) -> Numbers:
+        """A, [rank, in]."""
+        return floats(self.lora, self.a, range(self.a.rows))
+
     def rows(self, first: int, last: int) -> Numbers:
         """What it adds to rows `first` to `last`.
 
         In F64 before it is rounded to F32: the last bits of an F32 product depend on the number of threads and rows,
         and with them the bytes of the file would.
         """
-        a = floats(self.lora, self.a, range(self.a.rows)).astype(np.float64) * self.scale
+        a = self.factor.astype(np.float64) * self.scale
         return (floats(self.lora, self.b, range(first, last)).astype(np.float64) @ a).astype(np.float32)
 
 
