@@ -31,7 +31,7 @@ __all__ = ["RoundedRows", "can_choose", "choose", "emphasized"]
 
 #: The types whose noise shows on other texts, or whose levels are uneven. Chosen, as EMPHASIS, SWEEPS and LOUDEST, by
 #: measurement after a short and a long training each: to start at random costs SmolLM2 (Q4_1) 0.13 nats a token on
-#: unrelated text; Qwen2.5-Coder-0.5B, which has Q4_K and finer grids, it costs 0.001, and 0.012 where its Q4_K
+#: unrelated text; Qwen2.5-Coder-0.5B, which has Q4_K and finer grids, it costs nothing, and 0.012 where its Q4_K
 #: starts at the nearest levels.
 COARSE: Final = ("Q2_K", "Q3_K", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "MXFP4")
 #: How many times more an error counts in the directions that the adapter reads. At 10 unseen rows are answered worse.
