@@ -23,10 +23,11 @@ from .trainer import read_chats
 
 __all__ = ["Activations", "activations"]
 
-#: Tokens of training rows that are looked at. Of SmolLM2, 4,000 make no better file than 1,500 and take twice as long.
+#: Tokens of training rows that are looked at. 4,000 take twice as long, and after a long training of SmolLM2 kept 96.0%
+#: of the gain in place of 95.0% (before GENERAL was looked at).
 TOKENS: Final = 1500
-#: Chats of all kinds, for what the model says about anything else: after a long training of SmolLM2, without them its
-#: file keeps 95.0% of the gain, with them 98.6%.
+#: Chats of all kinds, for what the model says about anything else. They help with what is taught too: after a long
+#: training of SmolLM2 its file kept 95.0% of the gain without them and 98.6% with them.
 GENERAL: Final = Path(__file__).with_name("general.jsonl")
 
 
@@ -53,7 +54,7 @@ def activations(
         rows, first = _sample(build_rows(chats, template, model, rows_of["ctx_size"], rows_of["learned"])[0])
         if not rows:
             raise ValueError("no training row is left")
-        general = build_rows(read_chats(GENERAL, ""), template, model, TOKENS, "all")[0]
+        general = build_rows(read_chats(GENERAL, ""), template, model, ctx_size=TOKENS, learn="all")[0]
         # What all rows begin with counts once: it would outweigh what they say.
         skipped = [0, *(first for _ in rows[1:]), *(1 for _ in general)]
         both = rows + general

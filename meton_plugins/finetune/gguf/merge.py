@@ -92,7 +92,8 @@ class Written(NamedTuple):
 
 class Chosen(NamedTuple):
     """Roundings chosen by activations (`rounding`): how many tensors, on how many training rows and tokens of them, and
-    how large the error that is left in their answers is beside what the change adds to these (of norms).
+    how large the error that is left is beside what the change adds, in norms over all that was looked at: these rows,
+    general texts and the directions that count more.
 
     `reason`: why they were not, and go at random.
     """

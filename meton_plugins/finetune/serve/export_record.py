@@ -22,8 +22,8 @@ class _Record(BaseModel):
 
 class Rounding(_Record):
     """How the roundings of `tensors` on the base's own grid were chosen: on so many training rows and tokens of them.
-    `error`: what is left in their answers to these, beside what the tuning adds to them. `reason`: why they went at
-    random.
+    `error`: what is left of it beside what the tuning adds, over all that was looked at (`gguf.merge.Chosen`).
+    `reason`: why they went at random.
     """
 
     tensors: int = 0
